@@ -1,0 +1,52 @@
+# Run `make` for the list of targets. All tools run in a virtual environment of the project, made on first use.
+
+PYTHON ?=
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+WORKERS ?= 2
+
+RUN := "$(VENV)/bin/python" -m
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-all doctest lint format types clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)$$/  make \1	\2/p' Makefile | expand -t 18
+	@echo
+	@echo 'Variables:'
+	@echo '  PYTHON       interpreter, 3.11 or newer (if empty: the first one found)'
+	@echo '  VENV         folder of the virtual environment (now: $(VENV))'
+	@echo '  CONSTRAINTS  pinned versions, used on Python 3.11 only; empty: none (now: $(CONSTRAINTS))'
+	@echo '  WORKERS      processes that run tests (now: $(WORKERS))'
+
+venv: ## make the virtual environment, or renew it if pyproject.toml or the pinned versions changed
+	@PYTHON='$(PYTHON)' VENV='$(VENV)' CONSTRAINTS='$(CONSTRAINTS)' sh tools/make_venv.sh
+
+demo: venv ## a small version of Figure 2, on synthetic data and on digits
+	$(RUN) experiments alignment --quick
+	$(RUN) experiments alignment --data digits --quick
+
+test: venv ## run the tests, without the slow ones
+	$(RUN) pytest -n $(WORKERS) -m "not slow"
+
+test-all: venv ## run all tests, slow ones included
+	$(RUN) pytest -n $(WORKERS)
+
+doctest: venv ## run the examples in the docstrings
+	JAX_ENABLE_X64=1 JAX_PLATFORMS="$${JAX_PLATFORMS:-cpu}" $(RUN) pytest --doctest-modules noise_equilibrium
+
+lint: venv ## check style and formatting
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+
+format: venv ## format the code and fix what can be fixed safely
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+types: venv ## check types
+	$(RUN) basedpyright --pythonpath "$(VENV)/bin/python"
+
+clean: ## remove the virtual environment, caches and build results
+	@if [ -f "$(VENV)/pyvenv.cfg" ]; then rm -rf "$(VENV)"; fi
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	find noise_equilibrium experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,59 @@
+"""Dynamics of stochastic gradient descent under parameter symmetries.
+
+A `Problem` (a per-sample loss and data) and a `Symmetry` go in; `noise_moments` measures what the gradient noise does
+along the symmetry; `noether_flow`, `find_equilibrium` and `simulate` say where it drives the parameters, how fast, and
+show it happen.
+"""
+
+from importlib.metadata import version
+
+from . import data, models
+from ._dynamics import GD, SDE, SGD, AbstractDynamics, GradientFlow, Trajectory, simulate
+from ._equilibrium import Equilibrium, Status, find_equilibrium
+from ._flow import expected_charge_step, noether_flow, relaxation_rates
+from ._noise import Moments, gradient_covariance, noise_moments, sample_noise
+from ._parameters import flatten
+from ._problem import Problem, Stream
+from ._symmetry import (
+    AbstractSymmetry,
+    Leg,
+    Symmetry,
+    double_rotation,
+    neuron_rescaling,
+    rescaling,
+    scaling,
+)
+
+__version__ = version("noise_equilibrium")
+
+__all__ = [
+    "GD",
+    "SDE",
+    "SGD",
+    "AbstractDynamics",
+    "AbstractSymmetry",
+    "Equilibrium",
+    "GradientFlow",
+    "Leg",
+    "Moments",
+    "Problem",
+    "Status",
+    "Stream",
+    "Symmetry",
+    "Trajectory",
+    "data",
+    "double_rotation",
+    "expected_charge_step",
+    "find_equilibrium",
+    "flatten",
+    "gradient_covariance",
+    "models",
+    "neuron_rescaling",
+    "noether_flow",
+    "noise_moments",
+    "relaxation_rates",
+    "rescaling",
+    "sample_noise",
+    "scaling",
+    "simulate",
+]

@@ -1,0 +1,98 @@
+"""Dynamics: what turns parameters, and a key, into the next parameters."""
+
+import abc
+from typing import Any, ClassVar
+
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from .._flow import AbstractLaw
+from .._numbers import as_number, cast, require
+from .._parameters import split
+from .._problem import Problem, weighted_gradient
+
+
+class AbstractDynamics(AbstractLaw):
+    """One step of a dynamics, as pure functions. Dynamics are laws too: they know the equilibrium they drive to."""
+
+    needs_key: ClassVar[bool]
+
+    @property
+    @abc.abstractmethod
+    def noise_scale(self) -> Any:
+        """σ² = η/(2S), the noise scale of the SDE, Eq. (1); 0 without noise."""
+
+    @abc.abstractmethod
+    def check(self, problem: Problem) -> None:
+        """Raise a ValueError if these dynamics cannot run on a problem."""
+
+    @abc.abstractmethod
+    def step_size(self, step: Any) -> Any:
+        """The time that passes in step number `step`, counted from 0: η, or dt."""
+
+    @abc.abstractmethod
+    def init(self, problem: Problem, params: PyTree) -> PyTree:
+        """What the next step needs besides the parameters: a pytree of arrays."""
+
+    @abc.abstractmethod
+    def step(
+        self, problem: Problem, params: PyTree, state: PyTree, key: PRNGKeyArray, step: Any
+    ) -> tuple[PyTree, PyTree]:
+        """The next parameters and state.
+
+        Args:
+            problem: the problem.
+            params: the parameters before the step.
+            state: the state before the step.
+            key: the key of this step.
+            step: its number, counted from 0.
+        """
+
+
+def as_rate(value: Any, name: str) -> Any:
+    """A learning rate or time step: a positive number, an array under `vmap`, or a schedule of the step number."""
+    value = as_number(value)
+    require(
+        lambda rate: rate > 0, value, f"{name} is {value}; expected a number > 0, or a schedule of the step number."
+    )
+    return value
+
+
+def rate_at(rate: Any, step: Any) -> Any:
+    """The value of a learning rate at a step."""
+    return rate(step) if callable(rate) else rate
+
+
+def constant_rate(rate: Any, what: str) -> Any:
+    """The learning rate as one number.
+
+    Raises:
+        ValueError: for a schedule, which has no single noise scale or equilibrium.
+    """
+    if callable(rate):
+        raise ValueError(
+            f"{what} refers to one learning rate, and this one is a schedule; "
+            "build the dynamics with its value at the step you mean: schedule(step)."
+        )
+    return rate
+
+
+def as_batch_size(value: Any) -> int:
+    """A batch size: an integer of at least 1."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ValueError(f"batch_size is {value!r}; expected an integer of at least 1.")
+    size = value.__index__()
+    if size < 1:
+        raise ValueError(f"batch_size is {size}; expected at least 1.")
+    return size
+
+
+def descend(problem: Problem, params: PyTree, samples: PyTree, weights: Array, time: Any) -> PyTree:
+    """θ ← (1 − 2γ·time) θ − Σ_i w_i ∇ℓ(θ, z_i): every explicit step in this program, one backward pass."""
+    arrays, rebuild = split(params)
+    gradients = weighted_gradient(problem, params, samples, weights)
+    return rebuild(
+        [
+            array - gradient - 2 * cast(problem.weight_decay, array) * cast(time, array) * array
+            for array, gradient in zip(arrays, gradients, strict=True)
+        ]
+    )

@@ -1,0 +1,96 @@
+"""Functions of symmetric positive semidefinite matrices of known rank, differentiable to any order.
+
+Eigenvectors give the values and never the derivatives. A derivative is written with the functions themselves and the
+solution of a linear equation, so it is right at equal eigenvalues and at rank deficiency; it assumes that the rank does
+not change, which is what a smooth family of singular matrices has. Ranks are traced integers: shapes stay d × d, and
+what lies outside the range is zero.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+Matrix = Float[Array, "d d"]
+Rank = Int[Array, ""]
+
+
+def spectrum(matrix: Matrix, rank: Rank) -> tuple[Float[Array, " d"], Matrix]:
+    """Eigenvalues, zero outside the `rank` largest, and eigenvectors."""
+    values, vectors = jnp.linalg.eigh((matrix + matrix.T) / 2)
+    return jnp.where(jnp.arange(len(values)) >= len(values) - rank, values, 0), vectors
+
+
+def lyapunov(matrix: Matrix, right: Matrix) -> Matrix:
+    """The X with M X + X M = right, zero where M acts as zero on both sides."""
+    values, vectors = jnp.linalg.eigh(jax.lax.stop_gradient((matrix + matrix.T) / 2))
+    sums = values[:, None] + values[None, :]
+    known = sums > 8 * len(values) * jnp.finfo(values.dtype).eps * values[-1]
+    inverse = jnp.where(known, 1 / jnp.where(known, sums, 1), 0)
+
+    def solve(_: Callable[[Matrix], Matrix], right: Matrix) -> Matrix:
+        return vectors @ (inverse * (vectors.T @ right @ vectors)) @ vectors.T
+
+    return jax.lax.custom_linear_solve(lambda x: matrix @ x + x @ matrix, right, solve, symmetric=True)
+
+
+@jax.custom_jvp
+def pinv(matrix: Matrix, rank: Rank) -> Matrix:
+    """The pseudo-inverse of a matrix of this rank."""
+    values, vectors = spectrum(matrix, rank)
+    inverse = jnp.where(values > 0, 1 / jnp.where(values > 0, values, 1), 0)
+    return (vectors * inverse) @ vectors.T
+
+
+@pinv.defjvp
+def _pinv_jvp(primals: tuple[Matrix, Rank], tangents: tuple[Matrix, Rank]) -> tuple[Matrix, Matrix]:
+    (matrix, rank), (change, _) = primals, tangents
+    inverse = pinv(matrix, rank)
+    outside = jnp.eye(len(matrix), dtype=matrix.dtype) - matrix @ inverse
+    across = inverse @ inverse @ change @ outside
+    return inverse, across + across.T - inverse @ change @ inverse
+
+
+@jax.custom_jvp
+def sqrt(matrix: Matrix, rank: Rank) -> Matrix:
+    """The square root of a matrix of this rank."""
+    values, vectors = spectrum(matrix, rank)
+    return (vectors * jnp.sqrt(jnp.maximum(values, 0))) @ vectors.T
+
+
+@sqrt.defjvp
+def _sqrt_jvp(primals: tuple[Matrix, Rank], tangents: tuple[Matrix, Rank]) -> tuple[Matrix, Matrix]:
+    (matrix, rank), (change, _) = primals, tangents
+    root = sqrt(matrix, rank)
+    inverse = pinv(root, rank)
+    inside = root @ inverse
+    outside = jnp.eye(len(matrix), dtype=matrix.dtype) - inside
+    across = inverse @ change @ outside
+    return root, inside @ lyapunov(root, inside @ change @ inside) @ inside + across + across.T
+
+
+@jax.custom_jvp
+def log(matrix: Matrix) -> Matrix:
+    """The logarithm of a positive definite matrix."""
+    values, vectors = jnp.linalg.eigh((matrix + matrix.T) / 2)
+    return (vectors * jnp.log(values)) @ vectors.T
+
+
+@log.defjvp
+def _log_jvp(primals: tuple[Matrix], tangents: tuple[Matrix]) -> tuple[Matrix, Matrix]:
+    (matrix,), (change,) = primals, tangents
+    exponent = log(matrix)
+    values, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(exponent))
+    half = (values[:, None] - values[None, :]) / 2
+    # (e^a − e^b)/(a − b) = e^{(a+b)/2} sinh(h)/h with h = (a − b)/2, which has no cancellation.
+    sinhc = jnp.where(half == 0, 1, jnp.sinh(half) / jnp.where(half == 0, 1, half))
+    slopes = jnp.exp((values[:, None] + values[None, :]) / 2) * sinhc
+
+    def derivative_of_exp(direction: Matrix) -> Matrix:
+        return jax.jvp(jax.scipy.linalg.expm, (exponent,), (direction,))[1]
+
+    def solve(_: Callable[[Matrix], Matrix], right: Matrix) -> Matrix:
+        return vectors @ ((vectors.T @ right @ vectors) / slopes) @ vectors.T
+
+    return exponent, jax.lax.custom_linear_solve(derivative_of_exp, change, solve, symmetric=True)

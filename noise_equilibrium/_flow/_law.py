@@ -1,0 +1,98 @@
+"""What a rate refers to: continuous time at a noise scale, or the exact discrete law of an optimiser.
+
+Every law of motion of a charge in this program has one form, with coefficients that a law provides:
+
+    dQ/dt = 2 (T − R),    R = 2γ'Q₊ + s(c M₋ + m M̄₋),    T = 2γ'Q₋ + s(c M₊ + m M̄₊),
+
+Q the weight Grams, M the noise Grams, M̄ the Grams of the mean gradient. In continuous time, Eq. (7), γ' = γ, s = σ²,
+c = 1, m = 0. For one step of SGD divided by η, Appendix D, γ' = γ(1 − ηγ), s = η/2, c = (1/S) × the finite-population
+factor, m = 1.
+"""
+
+import abc
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+from jaxtyping import Array
+
+from .._noise import Moments
+from .._numbers import Traced, as_number, cast, require
+from .._problem import Problem
+
+
+class ChargeLaw(eqx.Module):
+    """The coefficients of a law of motion of the charge.
+
+    Attributes:
+        decay: γ'.
+        scale: s.
+        noise: c, the weight of the noise Grams.
+        mean: m, the weight of the Grams of the mean gradient.
+    """
+
+    decay: Any
+    scale: Any
+    noise: Any
+    mean: Any
+
+    def sides(self, moments: Moments) -> tuple[Array, Array]:
+        """(R, T): what lowers and what raises the charge, halved; both positive semidefinite."""
+        lowers = self._side(moments.weight_plus, moments.noise_minus, moments.mean_minus)
+        raises = self._side(moments.weight_minus, moments.noise_plus, moments.mean_plus)
+        return lowers, raises
+
+    def flow(self, moments: Moments) -> Array:
+        """dQ/dt, of the charge's shape."""
+        lowers, raises = self.sides(moments)
+        return 2 * (raises - lowers)
+
+    def resolution(self, moments: Moments) -> tuple[Array, Array]:
+        """(R, T) as they would be without centring: the size against which rounding errors of `sides` are small."""
+        uncentred = eqx.tree_at(
+            lambda m: m.noise, moments, jax.tree_util.tree_map(lambda a, b: a + b, moments.noise, moments.mean)
+        )
+        return self.sides(uncentred)
+
+    def _side(self, weight: Array, noise: Array, mean: Array) -> Array:
+        return 2 * cast(self.decay, weight) * weight + cast(self.scale, weight) * (
+            cast(self.noise, weight) * noise + cast(self.mean, weight) * mean
+        )
+
+
+class AbstractLaw(Traced):
+    """Something with a law of motion of the charge, and so with an equilibrium.
+
+    Attributes:
+        is_discrete: whether the law is that of one step divided by the learning rate.
+    """
+
+    is_discrete: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def charge_law(self, problem: Problem) -> ChargeLaw:
+        """The coefficients of this law on a problem; raises a ValueError where it has none."""
+
+
+class NoiseScale(AbstractLaw):
+    """Continuous time at a noise scale σ² = η/(2S): Eq. (7)."""
+
+    value: Any
+
+    def charge_law(self, problem: Problem) -> ChargeLaw:
+        return ChargeLaw(decay=problem.weight_decay, scale=self.value, noise=1.0, mean=0.0)
+
+
+def as_law(law: Any) -> AbstractLaw:
+    """A law from what users write: a noise scale σ² > 0, or dynamics that are a law.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if isinstance(law, AbstractLaw):
+        return law
+    law = as_number(law)
+    if not isinstance(law, float | jax.Array) and not hasattr(law, "shape"):
+        raise ValueError(f"the law is {law!r}; expected a noise scale σ² = η/(2S), or an SDE, SGD or GD object.")
+    require(lambda scale: scale > 0, law, f"the noise scale is {law}; expected σ² = η/(2S) > 0.")
+    return NoiseScale(law)

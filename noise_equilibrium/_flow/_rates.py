@@ -1,0 +1,69 @@
+"""Rates of the Noether charges: the continuous flow of Eq. (7) and the exact expected step of Appendix D."""
+
+from typing import Any
+
+from jaxtyping import Array, PyTree
+
+from .._noise import noise_moments
+from .._numbers import cast
+from .._problem import Problem
+from .._symmetry import Symmetry
+from ._law import AbstractLaw, as_law
+
+
+def noether_flow(problem: Problem, params: PyTree, symmetry: Symmetry, noise_scale: Any) -> Array:
+    """dQ/dt = −4γ Q + 2σ² (M₊ − M₋): the Noether flow, Eq. (7); for one charge dC/dt = −4γC + 2σ² Tr[ΣA].
+
+    Path by path under the SDE, not only on average: the noise has no component along the charge. Time is η × steps.
+
+    Args:
+        problem: a finite problem.
+        params: the parameters, any pytree.
+        symmetry: whose charge moves.
+        noise_scale: σ² = η/(2S) > 0; a number, or any law (an `SGD` object gives E[ΔQ]/η, Appendix D).
+
+    Returns:
+        The rate, of the charge's shape.
+
+    Raises:
+        ValueError: on a Stream; if σ² ≤ 0; if the loss is not a real scalar; if a leg does not fit params.
+
+    Not checked: that the loss has the symmetry, see Definition 4.1.
+
+    Example:
+        >>> import jax.numpy as jnp, noise_equilibrium as ne
+        >>> problem = ne.Problem(lambda p, z: p["u"] * p["w"] * z, jnp.array([1.0, -1.0]))
+        >>> params = {"u": jnp.array(2.0), "w": jnp.array(3.0)}
+        >>> float(ne.noether_flow(problem, params, ne.rescaling(lambda p: p["u"], lambda p: p["w"]), 0.5))  # 2σ²(9 − 4)
+        5.0
+    """
+    law = as_law(noise_scale)
+    problem.require_finite("noether_flow")
+    return law.charge_law(problem).flow(noise_moments(problem, params, symmetry))
+
+
+def expected_charge_step(problem: Problem, params: PyTree, symmetry: Symmetry, dynamics: AbstractLaw) -> Array:
+    """E[Q(θ') − Q(θ)] of one step of SGD or GD, exactly: Appendix D, Eqs. (93)–(100).
+
+        G_d = −4ηγ(1 − ηγ) Q + η² (M₊_S − M₋_S + M̄₊ − M̄₋),
+
+    with M_S = M/S, times (N−S)/(N−1) without replacement, and M̄ the Grams of the mean gradient.
+
+    Args:
+        problem: a finite problem.
+        params: the parameters, any pytree.
+        symmetry: whose charge moves.
+        dynamics: an `SGD` or `GD` object with a learning rate that is a number.
+
+    Returns:
+        The expected change per step, of the charge's shape.
+
+    Raises:
+        ValueError: on a Stream; for dynamics without a discrete law; for a batch that does not fit the data.
+
+    Not checked: that the loss has the symmetry.
+    """
+    if not isinstance(dynamics, AbstractLaw) or not dynamics.is_discrete:
+        raise ValueError(f"dynamics is {dynamics!r}; expected an SGD or GD object, which have steps of their own.")
+    flow = noether_flow(problem, params, symmetry, dynamics)
+    return cast(dynamics.learning_rate, flow) * flow  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,0 +1,84 @@
+"""How fast charges relax to the noise equilibrium: Section 4.2; t_equi = 1/κ."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from .._noise import bound_moments
+from .._numbers import cast, jit
+from .._problem import Problem
+from .._symmetry import BoundSymmetry, Symmetry
+from ._law import AbstractLaw, as_law
+
+
+def relaxation_rates(problem: Problem, params: PyTree, symmetry: Symmetry, noise_scale: Any) -> Array:
+    """κ = 4γ + 2σ² Tr[A²Σ]/(θᵀA²θ), the rates at which charges relax along the orbit; t_equi = 1/κ (Section 4.2).
+
+    Scalar and diagonal charges have one rate each, −dG/dC at this point of the orbit. A matrix charge has the rates
+    κ = 4γ + 2σ²ρ of the least-norm motion with the given dQ/dt, ρ the eigenvalues of B ↦ BM + MB against B ↦ BN + NB on
+    symmetric matrices, M = M₊ + M₋, N = Q₊ + Q₋; they are the relaxation rates at the equilibrium.
+
+    Args:
+        problem: a finite problem.
+        params: the parameters, any pytree; for a matrix charge, at the noise equilibrium.
+        symmetry: whose charge relaxes.
+        noise_scale: σ² = η/(2S) > 0; a number or a law.
+
+    Returns:
+        Per unit of time η × steps: a scalar; (d,); for the symmetric algebra the d(d+1)/2 rates in ascending order, the
+        first of them 4γ + 2σ² λ_min(M, N). With H blocks, H in front. Where the legs are empty there is nothing to
+        relax: such directions have rate +inf, and stand last. First derivatives are right where rates are distinct.
+
+    Raises:
+        ValueError: on a Stream; if σ² ≤ 0; if a leg does not fit params.
+
+    Source: theory, "Time scales".
+    """
+    problem.require_finite("relaxation_rates")
+    return _relaxation_rates(problem, params, symmetry.bind(params), as_law(noise_scale))
+
+
+@jit
+def _relaxation_rates(problem: Problem, params: PyTree, symmetry: BoundSymmetry, law: AbstractLaw) -> Array:
+    moments = bound_moments(problem, params, symmetry)
+    coefficients = law.charge_law(problem)
+
+    def both(grams: tuple[Array, ...]) -> Array:
+        return moments.total(grams, +1, exponent=2) + moments.total(grams, -1, exponent=2)
+
+    weight = both(moments.weight)
+    noise = cast(coefficients.noise, weight) * both(moments.noise) + cast(coefficients.mean, weight) * both(
+        moments.mean
+    )
+    if symmetry.algebra.rank == 2:
+        pencil = _pencil if symmetry.blocks == 1 else jax.vmap(_pencil)
+        ratio = pencil(noise, weight)
+    else:
+        empty = weight == 0
+        ratio = jnp.where(empty, jnp.inf, noise / jnp.where(empty, 1, weight))
+    return 4 * cast(coefficients.decay, ratio) + 2 * cast(coefficients.scale, ratio) * ratio
+
+
+def _pencil(noise: Float[Array, "d d"], weight: Float[Array, "d d"]) -> Float[Array, " d(d+1)/2"]:
+    """Ascending eigenvalues of {B, M} = ρ {B, N}, with the null space of N dropped (its rates +inf)."""
+    d = len(weight)
+    values, basis = jnp.linalg.eigh(jax.lax.stop_gradient(weight))
+    full = values > 8 * d * jnp.finfo(values.dtype).eps * values[-1]
+    rows, columns = jnp.triu_indices(d)
+    # In the eigenbasis of N, B_ij + B_ji is scaled by n_i + n_j; whiten by it, on an orthonormal basis of the B.
+    units = jnp.zeros((len(rows), d, d), values.dtype).at[jnp.arange(len(rows)), rows, columns].set(1)
+    units = (units + units.mT) * jnp.where(rows == columns, 0.5, jnp.sqrt(0.5)).astype(values.dtype)[:, None, None]
+    present = full[rows] & full[columns]
+    scale = jnp.where(present, jax.lax.rsqrt(jnp.where(present, values[rows] + values[columns], 1)), 0)
+    units = basis @ (units * scale[:, None, None]) @ basis.T
+    anticommutators = units @ jax.lax.stop_gradient(noise)
+    operator = 2 * jnp.einsum("aij,bij->ab", units, anticommutators, precision=jax.lax.Precision.HIGHEST)
+    _, vectors = jnp.linalg.eigh(jnp.where(present[:, None] & present[None, :], operator, 0) + jnp.diag(~present * 1.0))
+    # Rayleigh quotients at fixed eigenvectors have the right derivatives and need none of the eigenvectors'.
+    modes = jnp.einsum("ab,aij->bij", jax.lax.stop_gradient(vectors), units)
+    squares = modes @ modes
+    norm = jnp.einsum("bij,ij->b", squares, weight)
+    rates = jnp.einsum("bij,ij->b", squares, noise) / jnp.where(norm > 0, norm, 1)
+    return jnp.sort(jnp.where(norm > 0, rates, jnp.inf))

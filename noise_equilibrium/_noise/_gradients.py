@@ -1,0 +1,175 @@
+"""Per-sample gradients of one parameter, kept as outer products, and their Grams.
+
+With (δ, h) of a use, the gradient of a sample is Σ_p δ_p h_pᵀ over positions p: an einsum of two factors of shapes
+(n, P, …), which share the axes of the parameter between them. Uses whose factors own the same axes are joined along P,
+a transposed use (W and Wᵀ) with its factors swapped. A Gram is one einsum over two copies of the factors, in the order
+with the fewest operations; a symmetric Gram at P = 1 is then E[‖h‖² δδᵀ], a scalar one E[‖h‖²‖δ‖²].
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import opt_einsum
+from jaxtyping import Array
+
+from .._symmetry import BoundSymmetry
+from .._symmetry._leg import BoundLeg
+from ._uses import POSITION, Use
+
+SAMPLE, FIRST, SECOND, BLOCK, PRIMED = "sample", "p", "q", "block", "primed"
+Label = int | str
+
+
+class GradientForm(NamedTuple):
+    """How the per-sample gradient of one parameter is held; static.
+
+    Attributes:
+        shape: the shape of the parameter.
+        factors: for each factor, the axes of the parameter that it owns, ascending; one factor with all axes is the
+            gradient itself.
+        positions: P, the number of outer products in a sum; 1 for the gradient itself.
+        uses: the places of its uses among all uses; empty where the parameter is tapped at itself.
+    """
+
+    shape: tuple[int, ...]
+    factors: tuple[tuple[int, ...], ...]
+    positions: int
+    uses: tuple[int, ...]
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether per-sample gradients are built in full."""
+        return len(self.factors) == 1
+
+    def factor_shapes(self, n: int) -> list[tuple[int, ...]]:
+        """The shapes of the factors for n samples."""
+        return [(n, self.positions, *(self.shape[axis] for axis in owned)) for owned in self.factors]
+
+
+def gradient_form(shape: tuple[int, ...], uses: Sequence[Use], places: Sequence[int]) -> GradientForm:
+    """Choose how to hold the gradient of a parameter with these uses (none: tapped at itself)."""
+    signatures = {_signature(use) for use in uses}
+    if len(signatures) != 1:
+        return GradientForm(shape, (tuple(range(len(shape))),), 1, tuple(places))
+    first, second = signatures.pop()
+    units = [axis for axis, n in enumerate(shape) if n == 1]
+    return GradientForm(shape, (tuple(sorted([*first, *units])), second), sum(map(_positions, uses)), tuple(places))
+
+
+def hold(
+    form: GradientForm, uses: Sequence[Use], pairs: Sequence[tuple[Array, Array]], dtype: jnp.dtype
+) -> list[Array]:
+    """The factors of per-sample gradients, from (δ, h) of the uses of a parameter; every array has n in front."""
+    canonical = []
+    for use, (delta, other) in zip(uses, pairs, strict=True):
+        parts = [_canonical(delta, use.output, dtype), _canonical(other, use.other, dtype)]
+        swapped = _signature(use) != (_owned(use.output), _owned(use.other))
+        canonical.append(parts[::-1] if swapped else parts)
+    if form.is_dense:
+        total = sum(_outer(form, use, *parts) for use, parts in zip(uses, canonical, strict=True))
+        return [jnp.asarray(total)[:, None]]
+    joined = [jnp.concatenate(parts, axis=1) for parts in zip(*canonical, strict=True)]
+    return [part.reshape(shape) for part, shape in zip(joined, form.factor_shapes(len(joined[0])), strict=True)]
+
+
+def total_gradient(form: GradientForm, factors: Sequence[Array]) -> Array:
+    """Σ_i g_i, of the parameter's shape."""
+    labels: list[Sequence[Label]] = [(SAMPLE, FIRST, *owned) for owned in form.factors]
+    return _einsum(labels, tuple(range(len(form.shape))), factors)
+
+
+class Gram(NamedTuple):
+    """The einsum of Σ_i gram(g_i) for one leg of a symmetry; static."""
+
+    labels: tuple[tuple[Label, ...], ...]
+    shapes: tuple[tuple[int, ...], ...]
+    output: tuple[Label, ...]
+    element: tuple[int, ...]
+
+    def largest(self) -> int:
+        """The number of entries of its largest intermediate."""
+        return int(_path(self.labels, self.output, self.shapes)[1].largest_intermediate)
+
+    def __call__(self, factors: Sequence[Array]) -> Array:
+        """The Gram, of the internal shape of an element."""
+        operands = [factor.reshape(shape) for factor, shape in zip([*factors, *factors], self.shapes, strict=True)]
+        return _einsum(self.labels, self.output, operands).reshape(self.element)
+
+
+def gram(form: GradientForm, leg: BoundLeg, symmetry: BoundSymmetry, n: int) -> Gram:
+    """Prepare the Gram of per-sample gradients of n samples along the axis of a leg."""
+    rank = symmetry.algebra.rank
+    split = leg.blocks > 1
+    labels: list[tuple[Label, ...]] = []
+    shapes: list[tuple[int, ...]] = []
+    for copy, position in enumerate((FIRST, SECOND)):
+        for owned in form.factors:
+            label: list[Label] = [SAMPLE] if form.positions == 1 else [SAMPLE, position]
+            shape = [n] if form.positions == 1 else [n, form.positions]
+            for axis in owned:
+                if axis == leg.axis:
+                    label += [BLOCK] * split + [PRIMED if copy and rank == 2 else axis]
+                    shape += [leg.blocks] * split + [leg.size]
+                else:
+                    label.append(axis)
+                    shape.append(form.shape[axis])
+            labels.append(tuple(label))
+            shapes.append(tuple(shape))
+    axis_labels: list[Label] = [] if leg.axis is None else [leg.axis, PRIMED]
+    output = (BLOCK,) * split + tuple(axis_labels[:rank])
+    return Gram(tuple(labels), tuple(shapes), output, symmetry.algebra.shape(leg.blocks, leg.size))
+
+
+def _owned(labels: Sequence[int | None]) -> tuple[int, ...]:
+    return tuple(sorted(label for label in labels if label is not None and label < POSITION))
+
+
+def _signature(use: Use) -> tuple[tuple[int, ...], ...]:
+    """Which axes the two factors own, in an order that does not depend on which of them is δ."""
+    return tuple(sorted((_owned(use.output), _owned(use.other))))
+
+
+def _positions(use: Use) -> int:
+    return math.prod(
+        n for n, label in zip(use.shape, use.output, strict=True) if label is not None and label >= POSITION
+    )
+
+
+def _canonical(array: Array, labels: Sequence[int | None], dtype: jnp.dtype) -> Array:
+    """(n, P, owned axes ascending): positions joined in the order of their labels, axes of length 1 dropped."""
+    positions = sorted(label for label in labels if label is not None and label >= POSITION)
+    owned = _owned(labels)
+    order = [1 + list(labels).index(label) for label in [*positions, *owned]]
+    units = [1 + place for place, label in enumerate(labels) if label is None]
+    arranged = array.transpose([0, *units, *order])
+    kept = arranged.shape[1 + len(units) + len(positions) :]
+    return arranged.reshape(len(array), -1, *kept).astype(dtype)
+
+
+def _outer(form: GradientForm, use: Use, first: Array, second: Array) -> Array:
+    owners = _signature(use)
+    axes = tuple(sorted({*owners[0], *owners[1]}))
+    labels = [(SAMPLE, FIRST, *owned) for owned in owners]
+    return _einsum(labels, (SAMPLE, *axes), [first, second]).reshape(len(first), *form.shape)
+
+
+def _path(
+    labels: Sequence[Sequence[Label]], output: Sequence[Label], shapes: Sequence[tuple[int, ...]]
+) -> tuple[Any, Any]:
+    return opt_einsum.contract_path(_expression(labels, output), *shapes, shapes=True, optimize="optimal")
+
+
+def _expression(labels: Sequence[Sequence[Label]], output: Sequence[Label]) -> str:
+    symbols: dict[Label, str] = {}
+    for label in (label for operand in labels for label in operand):
+        symbols.setdefault(label, opt_einsum.get_symbol(len(symbols)))
+    spell = ["".join(symbols[label] for label in operand) for operand in [*labels, output]]
+    return ",".join(spell[:-1]) + "->" + spell[-1]
+
+
+def _einsum(labels: Sequence[Sequence[Label]], output: Sequence[Label], operands: Sequence[Array]) -> Array:
+    path, _ = _path(labels, output, [operand.shape for operand in operands])
+    return jnp.einsum(_expression(labels, output), *operands, optimize=path, precision=jax.lax.Precision.HIGHEST)

@@ -1,0 +1,45 @@
+"""Exact samples of the gradient noise, by one backward pass of a randomly weighted loss."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from .._keys import as_key
+from .._numbers import jit
+from .._parameters import split, widest_dtype
+from .._problem import Problem, weighted_gradient
+
+
+def noise_weights(key: PRNGKeyArray, n: int, dtype: jnp.dtype) -> Float[Array, " n"]:
+    """Weights N^{-1/2}(ξ − mean ξ), ξ ~ N(0, I): Σ w_i g_i has covariance Σ (theory, "Exact noise")."""
+    draws = jax.random.normal(key, (n,), dtype)
+    return (draws - jnp.mean(draws)) / jnp.sqrt(jnp.asarray(n, dtype))
+
+
+def sample_noise(problem: Problem, params: PyTree, key: PRNGKeyArray) -> PyTree:
+    """One Gaussian draw n with covariance exactly Σ(θ), without forming Σ: the gradient of a randomly weighted loss.
+
+        n = N^{-1/2} Σ_i (ξ_i − mean ξ) ∇ℓ(θ, z_i),    ξ ~ N(0, I_N).
+
+    Args:
+        problem: a finite problem of N samples; its weight decay plays no part.
+        params: the parameters, any pytree.
+        key: a JAX PRNG key (threefry).
+
+    Returns:
+        A pytree like params, for batch size 1; leaves that are not parameters are left in place. N = 1 gives 0.
+
+    Raises:
+        ValueError: on a Stream, if the loss is not a real scalar, or for a missing or unsuitable key.
+
+    Source: theory, "Exact noise without forming Σ".
+    """
+    problem.require_finite("sample_noise")
+    return _sample_noise(problem, params, as_key(key, "sample_noise"))
+
+
+@jit
+def _sample_noise(problem: Problem, params: PyTree, key: PRNGKeyArray) -> PyTree:
+    arrays, rebuild = split(params)
+    weights = noise_weights(key, problem.num_samples, widest_dtype(arrays))
+    return rebuild(weighted_gradient(problem, params, problem.data, weights))

@@ -1,0 +1,65 @@
+"""Numbers that only scale: kept as the user gave them, traced when they cross a `jit`.
+
+A learning rate, a weight decay or a noise scale must never cause a recompilation, and must keep its double precision
+until the precision of the computation is known. So objects store Python numbers, and `jit` below turns them into
+weakly typed arrays at the moment of the call.
+"""
+
+import functools
+import numbers
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import equinox as eqx
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Traced(eqx.Module):
+    """Base of the objects whose Python floats are numbers of the computation and cross a `jit` as traced values.
+
+    Parameters are not of this kind: a Python float among them is a constant of the model.
+    """
+
+
+def as_number(value: Any) -> Any:
+    """Python and NumPy scalars as a Python float; arrays, tracers and functions as they are."""
+    if isinstance(value, numbers.Real | np.generic) and not isinstance(value, bool | np.bool_):
+        return float(value)
+    return value
+
+
+def require(condition: Callable[[np.ndarray], Any], value: Any, message: str) -> None:
+    """Raise `ValueError(message)` unless the condition holds for every element of a value known at call time."""
+    if isinstance(value, jax.core.Tracer) or callable(value):
+        return
+    if not np.all(condition(np.asarray(value))):
+        raise ValueError(message)
+
+
+def cast(number: Any, like: Array) -> Array:
+    """A number in the dtype of an array, so that dtypes follow the parameters and never the number."""
+    return jnp.asarray(number).astype(like.dtype)
+
+
+def jit(function: Callable[P, R]) -> Callable[P, R]:
+    """`equinox.filter_jit` that also traces Python floats: those given as arguments and those in `Traced` objects."""
+    compiled = eqx.filter_jit(function)
+
+    def traced(argument: Any) -> Any:
+        if not isinstance(argument, Traced | float):
+            return argument
+        return jax.tree_util.tree_map(lambda x: jnp.asarray(x) if isinstance(x, float) else x, argument)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        arguments = [traced(argument) for argument in args]
+        return compiled(*arguments, **{name: traced(argument) for name, argument in kwargs.items()})  # pyright: ignore[reportCallIssue]
+
+    return call

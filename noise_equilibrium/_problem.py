@@ -1,0 +1,192 @@
+"""The problem: a per-sample loss, the data it is averaged over, and a weight decay.
+
+    L(θ) = E_z ℓ(θ, z),        L_γ(θ) = L(θ) + γ‖θ‖².
+
+Weight decay is not random: the gradient noise is that of the data loss ℓ alone.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from ._numbers import Traced, as_number, cast, jit, require
+from ._parameters import is_array, split
+
+
+class Stream(Traced):
+    """A population: fresh samples from a sampler instead of a finite data set.
+
+    Args:
+        draw: `draw(key) -> sample`, a pure function or callable `eqx.Module`; `sample` is any pytree of arrays.
+
+    Raises:
+        ValueError: if `draw` cannot be called.
+    """
+
+    draw: Callable[[PRNGKeyArray], PyTree]
+
+    def __init__(self, draw: Callable[[PRNGKeyArray], PyTree]):
+        self.draw = _pure(draw, "draw(key) -> sample")
+
+    def batch(self, key: PRNGKeyArray, size: int) -> PyTree:
+        """`size` independent samples, stacked along a leading axis."""
+        return jax.vmap(self.draw)(jax.random.split(key, size))
+
+
+class Problem(Traced):
+    """A per-sample loss, data, and weight decay: L_γ(θ) = E_z ℓ(θ, z) + γ‖θ‖².
+
+    Args:
+        loss: `loss(params, sample) -> scalar`, a pure function or callable `eqx.Module`. Define it once: a lambda made
+            anew in a loop is traced anew each time. Python floats inside a module are traced, not compiled in.
+        data: a pytree whose leaves share a leading axis of N samples, or a `Stream`.
+        weight_decay: γ ≥ 0; a number, or an array under `vmap`. The update of SGD is θ ← θ − η(ĝ + 2γθ).
+
+    Raises:
+        ValueError: if the leaves of data differ in length, if there is none, or if γ < 0.
+
+    Not checked: that the loss is pure, and that it is differentiable where it is used.
+
+    Example:
+        >>> import jax.numpy as jnp, noise_equilibrium as ne
+        >>> problem = ne.Problem(lambda w, z: (w * z - 1.0) ** 2, jnp.array([1.0, 2.0]), weight_decay=0.5)
+        >>> float(problem.risk(jnp.array(1.0)))  # (0² + 1²)/2 + 0.5
+        1.0
+    """
+
+    loss: Callable[[PyTree, PyTree], Array]
+    data: PyTree
+    weight_decay: Any
+
+    def __init__(self, loss: Callable[[PyTree, PyTree], Array], data: PyTree, weight_decay: Any = 0.0):
+        self.loss = _pure(loss, "loss(params, sample) -> scalar")
+        self.data = data
+        self.weight_decay = as_number(weight_decay)
+        require(
+            lambda decay: decay >= 0,
+            self.weight_decay,
+            f"weight_decay is {weight_decay}; expected a number γ ≥ 0 (the penalty is +γ‖θ‖²).",
+        )
+        if not self.is_stream:
+            _check_data(data)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the data are a population that can only be sampled."""
+        return isinstance(self.data, Stream)
+
+    @property
+    def num_samples(self) -> int:
+        """N, the number of samples of a finite data set."""
+        self.require_finite("num_samples")
+        return jax.tree_util.tree_leaves(self.data)[0].shape[0]
+
+    def require_finite(self, what: str) -> None:
+        """Raise a `ValueError` if the data are a Stream, for work that needs an expectation."""
+        if self.is_stream:
+            raise ValueError(
+                f"{what} needs an expectation over a finite data set, and the data of this problem are a Stream. "
+                "Draw one first: problem.sampled(key, n)."
+            )
+
+    def sampled(self, key: PRNGKeyArray, n: int) -> "Problem":
+        """The same problem on n samples drawn from its Stream.
+
+        Args:
+            key: a JAX PRNG key.
+            n: the number of samples, n ≥ 1.
+
+        Raises:
+            ValueError: if the data are finite already, or n < 1.
+        """
+        if not self.is_stream:
+            raise ValueError(
+                f"the data of this problem are finite already ({self.num_samples} samples); sampled(key, n) is for a "
+                "Stream. Index the data to take a part of them."
+            )
+        if n < 1:
+            raise ValueError(f"n is {n}; expected at least 1 sample.")
+        return Problem(self.loss, self.data.batch(key, n), self.weight_decay)
+
+    def sample_loss(self, params: PyTree, sample: PyTree) -> Float[Array, ""]:
+        """ℓ(θ, z) for one sample, checked to be a real scalar."""
+        value = self.loss(params, sample)
+        if not is_array(value) and not isinstance(value, float):
+            raise ValueError(
+                f"the loss returned {type(value).__name__}; expected a real scalar, one number per sample."
+            )
+        value = jnp.asarray(value)
+        if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+            raise ValueError(
+                f"the loss returned an array of shape {value.shape} and dtype {value.dtype} for one sample; expected a "
+                "real scalar. Sum or average over outputs inside the loss; do not reduce over samples."
+            )
+        return value
+
+    def risk(self, params: PyTree) -> Float[Array, ""]:
+        """L_γ(θ) = (1/N) Σ_i ℓ(θ, z_i) + γ‖θ‖².
+
+        Args:
+            params: the parameters, any pytree.
+
+        Raises:
+            ValueError: on a Stream, or if the loss is not a real scalar.
+        """
+        self.require_finite("risk")
+        return _risk(self, params)
+
+
+@jit
+def _risk(problem: Problem, params: PyTree) -> Float[Array, ""]:
+    loss = jnp.mean(jax.vmap(problem.sample_loss, in_axes=(None, 0))(params, problem.data))
+    arrays, _ = split(params)
+    return loss + sum(cast(problem.weight_decay, loss) * jnp.sum(array**2).astype(loss.dtype) for array in arrays)
+
+
+def weighted_gradient(problem: Problem, params: PyTree, samples: PyTree, weights: Float[Array, " n"]) -> list[Array]:
+    """Σ_i w_i ∇ℓ(θ, z_i) by one backward pass, whatever the weights; a list of arrays, one per parameter.
+
+    Args:
+        problem: whose loss is taken; its own data and weight decay play no part.
+        params: the parameters, any pytree.
+        samples: a pytree whose leaves share a leading axis of n samples.
+        weights: one number per sample.
+    """
+    arrays, rebuild = split(params)
+
+    def weighted_loss(arrays: Sequence[Array]) -> Array:
+        losses = jax.vmap(problem.sample_loss, in_axes=(None, 0))(rebuild(list(arrays)), samples)
+        return jnp.sum(weights.astype(losses.dtype) * losses)
+
+    return list(jax.grad(weighted_loss)(arrays))
+
+
+def _pure(function: Callable[..., Any], expected: str) -> Callable[..., Any]:
+    """A plain function as a pytree without leaves; a callable pytree, such as a module, as it is."""
+    if not callable(function):
+        raise ValueError(f"got {type(function).__name__}; expected a function {expected}.")
+    is_plain = jax.tree_util.all_leaves([function])
+    return jax.tree_util.Partial(function) if is_plain else function
+
+
+def _check_data(data: PyTree) -> None:
+    leaves = jax.tree_util.tree_leaves_with_path(data)
+    if not leaves:
+        raise ValueError("data has no array; expected a pytree whose leaves share a leading axis of N samples.")
+    lengths = {}
+    for path, leaf in leaves:
+        name = "data" + jax.tree_util.keystr(path)
+        if not is_array(leaf) or leaf.ndim == 0:
+            raise ValueError(
+                f"{name} is {'a scalar' if is_array(leaf) else type(leaf).__name__}; expected an array with a leading "
+                "axis of N samples. Put constants of the problem into the loss instead."
+            )
+        lengths[name] = leaf.shape[0]
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+        raise ValueError(f"the leaves of data differ in length ({listed}); expected one leading axis of N samples.")
+    if 0 in lengths.values():
+        raise ValueError("data holds 0 samples; expected at least 1.")

@@ -1,0 +1,16 @@
+"""Symmetries: legs, algebras, charges, the group action and its generator."""
+
+from ._families import double_rotation, neuron_rescaling, rescaling, scaling
+from ._leg import Leg
+from ._symmetry import AbstractSymmetry, BoundSymmetry, Symmetry
+
+__all__ = [
+    "AbstractSymmetry",
+    "BoundSymmetry",
+    "Leg",
+    "Symmetry",
+    "double_rotation",
+    "neuron_rescaling",
+    "rescaling",
+    "scaling",
+]

@@ -1,0 +1,36 @@
+"""Settings shared by all tests: double precision, no implicit dtype promotion, and no display.
+
+The environment is set before anything imports JAX.
+"""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "Agg")
+if "PYTEST_XDIST_WORKER" in os.environ:  # one thread per worker: they share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+
+from collections.abc import Iterator
+
+import jax
+import pytest
+from hypothesis import settings
+
+# Compilation makes the first example slow, and the same examples on every run keep the suite reproducible.
+settings.register_profile("noise_equilibrium", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("noise_equilibrium")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def strict_double_precision() -> Iterator[None]:
+    """Float64 and strict promotion for every test and for fixtures of any scope."""
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def precision(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Single precision for the tests that are marked `float32`, double precision for all others."""
+    with jax.enable_x64(request.node.get_closest_marker("float32") is None):
+        yield
