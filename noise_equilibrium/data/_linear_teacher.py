@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 
@@ -23,7 +24,7 @@ class LinearTeacher(eqx.Module):
     root_x: Float[Array, "d_x d_x"]
     root_noise: Float[Array, "d_y d_y"]
 
-    def __init__(self, V: Float[Array, "d_y d_x"], cov_x: Float[Array, "d_x d_x"], cov_noise: Float[Array, "d_y d_y"]):
+    def __init__(self, V: ArrayLike, cov_x: ArrayLike, cov_noise: ArrayLike):
         d_y, d_x = np.shape(V)
         self.V = jnp.asarray(V)
         self.root_x = jnp.asarray(_root(cov_x, d_x, "cov_x"), self.V.dtype)
@@ -31,26 +32,34 @@ class LinearTeacher(eqx.Module):
 
     def __call__(self, key: PRNGKeyArray) -> tuple[Float[Array, " d_x"], Float[Array, " d_y"]]:
         """One sample (x, y)."""
-        d_y, d_x = self.V.shape
-        normal = jax.random.normal(key, (d_x + d_y,), self.V.dtype)
+        return self._sample(jax.random.normal(key, (sum(self.V.shape),), self.V.dtype))
+
+    def moment_matched(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d_x"], Float[Array, "n d_y"]]:
+        """N samples, corrected so that the second moments of (x, ε) are exactly those of the population.
+
+        A risk that is quadratic in (x, y) is therefore exactly the population's, and so is gradient descent on it.
+        Higher moments, and so the gradient noise, are those of n draws: the population's as n grows.
+
+        Args:
+            key: a JAX PRNG key.
+            n: the number of samples, at least d_x + d_y.
+
+        Raises:
+            ValueError: if n < d_x + d_y.
+        """
+        size = sum(self.V.shape)
+        if n < size:
+            raise ValueError(f"n is {n}; expected at least d_x + d_y = {size} samples.")
+        left, _, right = jnp.linalg.svd(jax.random.normal(key, (n, size), self.V.dtype), full_matrices=False)
+        return jax.vmap(self._sample)(jnp.sqrt(jnp.asarray(n, self.V.dtype)) * (left @ right))
+
+    def _sample(self, normal: Float[Array, " d_x+d_y"]) -> tuple[Float[Array, " d_x"], Float[Array, " d_y"]]:
+        d_x = self.V.shape[1]
         x = self.root_x @ normal[:d_x]
         return x, self.V @ x + self.root_noise @ normal[d_x:]
 
-    def moment_matched(self) -> tuple[Float[Array, "n d_x"], Float[Array, "n d_y"]]:
-        """N = d_x + d_y samples whose second moments are exactly those of the population.
 
-        The risk of a loss that is quadratic in (x, y) is therefore the population's, and so is gradient descent on it.
-        Higher moments are not: the gradient noise of these samples is not the population's.
-        """
-        d_y, d_x = self.V.shape
-        n = d_x + d_y
-        spread = jnp.asarray(n**0.5, self.V.dtype)
-        x = spread * jnp.concatenate([self.root_x, jnp.zeros((d_y, d_x), self.V.dtype)])
-        noise = spread * jnp.concatenate([jnp.zeros((d_x, d_y), self.V.dtype), self.root_noise])
-        return x, x @ self.V.T + noise
-
-
-def _root(covariance: Float[Array, "d d"], size: int, name: str) -> np.ndarray:
+def _root(covariance: ArrayLike, size: int, name: str) -> np.ndarray:
     """The symmetric square root, in double precision."""
     matrix = np.asarray(covariance, dtype=np.float64)
     if matrix.shape != (size, size):

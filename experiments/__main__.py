@@ -1,0 +1,35 @@
+"""The command line: `python -m experiments NAME [--quick] [--seed N] [--out DIR]`."""
+
+import sys
+
+import tyro
+
+from experiments._metrics import table
+from experiments.alignment import Alignment
+
+EXPERIMENTS = {"alignment": Alignment}
+
+
+def main() -> int:
+    """Run one experiment; 0 if every metric passed, 1 if one failed, 2 if it could not start."""
+    if sys.argv[1:] == ["--list"]:
+        width = max(map(len, EXPERIMENTS))
+        for name, experiment in EXPERIMENTS.items():
+            print(f"{name.ljust(width)}  {(experiment.__doc__ or '').splitlines()[0]}")
+        return 0
+    experiment = tyro.extras.subcommand_cli_from_dict(
+        EXPERIMENTS, prog="python -m experiments", description="Studies of the paper; --list names them."
+    )
+    try:
+        folder, metrics = experiment.run()
+    except FileExistsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    failed = [metric for metric in metrics if not metric.passed]
+    print(table(metrics))
+    print(f"\n{len(metrics) - len(failed)} of {len(metrics)} metrics passed; figure, data and metrics are in {folder}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

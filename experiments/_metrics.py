@@ -1,0 +1,68 @@
+"""Metrics: what was predicted, what was measured, and whether it passed."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One claim, decided by an interval that was fixed before the measurement.
+
+    Attributes:
+        name: what is measured.
+        predicted: what theory says.
+        measured: what came out.
+        low: the least value that passes.
+        high: the greatest value that passes.
+    """
+
+    name: str
+    predicted: float
+    measured: float
+    low: float = -math.inf
+    high: float = math.inf
+
+    @property
+    def passed(self) -> bool:
+        """Whether the measurement lies in the interval; a NaN does not."""
+        return bool(self.low <= self.measured <= self.high)
+
+    @property
+    def tolerance(self) -> str:
+        """The interval in words."""
+        if math.isinf(self.low):
+            return f"≤ {self.high:g}"
+        return f"≥ {self.low:g}" if math.isinf(self.high) else f"[{self.low:g}, {self.high:g}]"
+
+    def entry(self) -> dict[str, object]:
+        """The metric as an entry of `metrics.json`; numbers that JSON does not know are spelled out."""
+
+        def number(value: float) -> float | str:
+            return float(value) if math.isfinite(value) else str(float(value))
+
+        return {
+            "name": self.name,
+            "predicted": number(self.predicted),
+            "measured": number(self.measured),
+            "tolerance": self.tolerance,
+            "pass": self.passed,
+        }
+
+
+def write_metrics(metrics: list[Metric], path: Path) -> None:
+    """Write `metrics.json`, a list of entries."""
+    path.write_text(json.dumps([metric.entry() for metric in metrics], indent=2, ensure_ascii=False) + "\n")
+
+
+def table(metrics: list[Metric]) -> str:
+    """The metrics as a table for the terminal."""
+    rows = [("", "predicted", "measured", "tolerance", "")]
+    rows += [
+        (m.name, f"{m.predicted:.4g}", f"{m.measured:.4g}", m.tolerance, "pass" if m.passed else "FAIL")
+        for m in metrics
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "  ".join("─" * width for width in widths).rstrip(), *lines[1:]])

@@ -1,0 +1,101 @@
+"""What the studies share: the network, batches of runs, and distances between matrices."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+import noise_equilibrium as ne
+from noise_equilibrium.models.two_layer_linear import Params, loss, symmetry
+
+Observables = Mapping[str, Callable[[Params], PyTree]]
+
+__all__ = [
+    "Params",
+    "alignment_sides",
+    "double",
+    "first",
+    "invariant_grams",
+    "loss",
+    "product_change",
+    "relative_distance",
+    "relative_motion",
+    "run_batch",
+    "symmetry",
+]
+
+
+def run_batch(
+    data: PyTree,
+    dynamics: ne.AbstractDynamics,
+    params: Params,
+    keys: Array,
+    steps: int,
+    observe: Observables,
+    records: int,
+    *,
+    stacked: bool = False,
+) -> ne.Trajectory:
+    """Independent runs at once: one for each of the stacked params and keys.
+
+    Args:
+        data: a data set or a Stream.
+        dynamics: the dynamics of all runs.
+        params: stacked initial parameters.
+        keys: stacked keys.
+        steps: the number of steps.
+        observe: observables.
+        records: the number of records after the start; divides the steps.
+        stacked: whether `data` too has the runs in front, one data set or Stream for each.
+    """
+
+    def one(params: Params, key: Array, data: PyTree) -> ne.Trajectory:
+        problem = ne.Problem(loss, data)
+        return ne.simulate(problem, dynamics, params, steps, key=key, observe=observe, every=steps // records)
+
+    return jax.block_until_ready(jax.vmap(one, in_axes=(0, 0, 0 if stacked else None))(params, keys, data))
+
+
+def relative_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """‖A − B‖ / (‖A‖ + ‖B‖) in the Frobenius norm, for stacks of matrices."""
+
+    def norm(matrices: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(matrices, axis=(-2, -1))
+
+    return norm(a - b) / (norm(a) + norm(b))
+
+
+def alignment_sides(params: Params, cov_x: np.ndarray, cov_noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A = W Σ̄_x Wᵀ and B = Uᵀ Σ̄_ε U, bars = divided by the trace: equal at the noise equilibrium, Eq. (14)."""
+    up, down = (np.asarray(leaf, np.float64) for leaf in params)
+    share_x, share_noise = (c / np.trace(c, axis1=-2, axis2=-1)[..., None, None] for c in (cov_x, cov_noise))
+    return down @ share_x @ down.swapaxes(-1, -2), up.swapaxes(-1, -2) @ share_noise @ up
+
+
+def invariant_grams(params: Params) -> Array:
+    """U Uᵀ and WᵀW, which rotations of the hidden layer do not change: equal Grams are the same point."""
+    return jnp.stack([params.up @ params.up.T, params.down.T @ params.down])
+
+
+def double(params: Params) -> Params:
+    """The parameters in double precision; call it inside `jax.enable_x64(True)`."""
+    return Params(*(jnp.asarray(np.asarray(leaf, np.float64)) for leaf in params))
+
+
+def product_change(before: Params, after: Params) -> float:
+    """‖U'W' − UW‖ / ‖UW‖."""
+    old, new = (np.asarray(p.up) @ np.asarray(p.down) for p in (before, after))
+    return float(np.linalg.norm(new - old) / np.linalg.norm(old))
+
+
+def relative_motion(before: Params, after: Params) -> float:
+    """‖θ' − θ‖ / ‖θ‖."""
+    old, new = (np.concatenate([np.ravel(leaf) for leaf in params]) for params in (before, after))
+    return float(np.linalg.norm(new - old) / np.linalg.norm(old))
+
+
+def first(params: Params) -> Params:
+    """The first of stacked parameters."""
+    return Params(*(leaf[0] for leaf in params))

@@ -1,0 +1,195 @@
+"""Charges in time: isotropic data, where the charge matrix decays to zero at the rate 4η²dσ_ε²/S per step."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from tqdm import tqdm
+
+import noise_equilibrium as ne
+from experiments._metrics import Metric
+from experiments.alignment._network import (
+    Params,
+    alignment_sides,
+    double,
+    first,
+    invariant_grams,
+    loss,
+    product_change,
+    relative_distance,
+    relative_motion,
+    run_batch,
+    symmetry,
+)
+
+RECORDS = 200
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The size of the study; d inputs and outputs, V = I, unit noise.
+
+    Attributes:
+        d: d_x = d_y.
+        hidden: d_h.
+        batch: S.
+        rate: η.
+        steps: SGD steps.
+        seeds: independent runs.
+        population: samples that stand for the population in the SDE; ten times as many stand for it in the moments.
+        sde_seeds: independent runs of the SDE.
+    """
+
+    d: int = 30
+    hidden: int = 40
+    batch: int = 10
+    rate: float = 0.01
+    steps: int = 20_000
+    seeds: int = 4
+    population: int = 2_000
+    sde_seeds: int = 2
+
+    @property
+    def decay(self) -> float:
+        """The rate per step that theory gives the charge, 4η²dσ_ε²/S with σ_ε = 1 (theory, "Finite step sizes")."""
+        return 4 * self.rate**2 * self.d / self.batch
+
+
+FULL = Preset()
+QUICK = Preset(d=10, hidden=14, batch=8, population=500)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What the figure needs: stacked trajectories."""
+
+    preset: Preset
+    sgd: ne.Trajectory
+    sde: ne.Trajectory
+    gd: ne.Trajectory
+
+
+def run(preset: Preset, key: Array, bar: tqdm) -> tuple[list[Metric], Runs]:
+    """Simulate, measure, and compare with the exact rate and the closed-form equilibrium."""
+    teacher = ne.data.LinearTeacher(np.eye(preset.d), np.eye(preset.d), np.eye(preset.d))
+    stream = ne.Stream(teacher)
+    keys = jax.random.split(key, 6)
+    exact = teacher.moment_matched(keys[5], 2 * preset.d)
+    initial = jax.vmap(lambda key: ne.models.two_layer_linear.init(key, preset.d, preset.hidden, preset.d))(
+        jax.random.split(keys[0], preset.seeds)
+    )
+    noise_keys = jax.random.split(keys[1], preset.seeds)
+    # Moment-matched samples have the population's risk, so gradient descent on them is that on the population.
+    observe = {"charge": symmetry.charge, "risk": ne.Problem(loss, exact).risk, "grams": invariant_grams}
+
+    bar.set_description("SGD")
+    sgd = run_batch(stream, ne.SGD(preset.rate, preset.batch), initial, noise_keys, preset.steps, observe, RECORDS)
+    bar.update()
+    bar.set_description("SGD, half the learning rate")
+    # The relaxation is followed for the same rate × steps as far as the fit below needs it.
+    half = run_batch(
+        stream, ne.SGD(preset.rate / 2, preset.batch), initial, noise_keys, 2 * preset.steps, observe, RECORDS
+    )
+    bar.update()
+    bar.set_description("GD")
+    gd = run_batch(exact, ne.GD(preset.rate), initial, noise_keys, preset.steps, observe, RECORDS)
+    bar.update()
+    bar.set_description("SDE")
+    sampled = teacher.moment_matched(keys[2], preset.population)
+    sde = run_batch(
+        sampled,
+        ne.SDE(preset.rate, preset.batch),
+        jax.tree_util.tree_map(lambda leaf: leaf[: preset.sde_seeds], initial),
+        jax.random.split(keys[3], preset.sde_seeds),
+        preset.steps,
+        observe,
+        RECORDS,
+    )
+    bar.update()
+    bar.set_description("equilibria")
+    metrics = [*_alignment(preset, initial, sgd, gd), *_decay(preset, sgd, half, sde)]
+    metrics.append(_sde_balance(ne.Problem(loss, sampled), sde))
+    metrics += _equilibria(preset, teacher, keys[4], initial, sgd, gd)
+    bar.update()
+    return metrics, Runs(preset, sgd, sde, gd)
+
+
+def overlap(charges: Array) -> np.ndarray:
+    """⟨Q(t), Q(0)⟩/‖Q(0)‖², whose noise floor lies far below that of ‖Q‖; charges are (runs, rows, d, d)."""
+    q = np.asarray(charges, np.float64)
+    return np.einsum("srij,sij->sr", q, q[:, 0]) / np.sum(q[:, 0] ** 2, axis=(1, 2))[:, None]
+
+
+def _alignment(preset: Preset, initial: Params, sgd: ne.Trajectory, gd: ne.Trajectory) -> list[Metric]:
+    identity = np.eye(preset.d)
+    start = relative_distance(*alignment_sides(initial, identity, identity))
+    sides = {name: alignment_sides(run.params, identity, identity) for name, run in (("sgd", sgd), ("gd", gd))}
+    residual = {name: relative_distance(*pair) for name, pair in sides.items()}
+    a, b = (side.ravel() for side in sides["sgd"])
+    charge = np.linalg.norm(np.asarray(gd.observed["charge"]), axis=(2, 3))
+    return [
+        Metric("isotropic, SGD: residual of Eq. (14), worst seed", 0, residual["sgd"].max(), high=0.06),
+        Metric("isotropic, SGD: slope of UᵀU/d against WWᵀ/d", 1, np.polyfit(a, b, 1)[0], 0.97, 1.03),
+        Metric("isotropic, SGD: correlation of UᵀU and WWᵀ", 1, np.corrcoef(a, b)[0, 1], low=0.98),
+        Metric("isotropic, GD: residual of Eq. (14), least seed", start.mean(), residual["gd"].min(), low=0.30),
+        Metric("isotropic, GD: share of ‖Q‖ kept, least seed", 1, (charge[:, -1] / charge[:, 0]).min(), low=0.97),
+    ]
+
+
+def _decay(preset: Preset, sgd: ne.Trajectory, half: ne.Trajectory, sde: ne.Trajectory) -> list[Metric]:
+    ratio = measured_decay(sgd) / preset.decay
+    half_ratio = measured_decay(half) / (preset.decay / 4)
+    # Runs of the SDE start from the same points as the first runs of SGD.
+    gap = np.abs(overlap(sde.observed["charge"]) - overlap(sgd.observed["charge"])[: preset.sde_seeds]).max()
+    return [
+        Metric("isotropic, SGD: decay rate of Q against 4η²dσ²/S", 1, ratio, 1.0, 1.25),
+        Metric("isotropic, η/2: the same", 1, half_ratio, 1.0, 1.25),
+        Metric("isotropic, how much nearer to 1 at η/2", (ratio - 1) / 2, abs(ratio - 1) - abs(half_ratio - 1), low=0),
+        Metric("isotropic, SDE − SGD: largest gap of the charge curves", 0, gap, high=0.05),
+    ]
+
+
+def _sde_balance(problem: ne.Problem, sde: ne.Trajectory) -> Metric:
+    """The SDE balances the noise of its own samples, whose equilibrium is not exactly that of the population."""
+    moments = jax.vmap(lambda params: ne.noise_moments(problem, params, symmetry))(sde.params)
+    imbalance = relative_distance(np.asarray(moments.noise_plus), np.asarray(moments.noise_minus))
+    return Metric("isotropic, SDE: imbalance of the noise M₊ − M₋, worst seed", 0, imbalance.max(), high=0.06)
+
+
+def measured_decay(run: ne.Trajectory) -> float:
+    """The decay rate per step of the mean overlap, by least squares where it lies between 0.8 and 0.08."""
+    mean, step = overlap(run.observed["charge"]).mean(axis=0), np.asarray(run.step[0], np.float64)
+    inside = (mean < 0.8) & (mean > 0.08)
+    return -float(np.polyfit(step[inside], np.log(mean[inside]), 1)[0])
+
+
+def _equilibria(
+    preset: Preset, teacher: ne.data.LinearTeacher, key: Array, initial: Params, sgd: ne.Trajectory, gd: ne.Trajectory
+) -> list[Metric]:
+    """`find_equilibrium` from three places, in double precision, on samples that stand for the population."""
+    population = jax.tree_util.tree_map(np.asarray, teacher.moment_matched(key, 10 * preset.population))
+    settled = np.asarray(sgd.observed["grams"], np.float64)[:, RECORDS // 2 :]
+    mean = settled.mean(axis=(0, 1))
+    fluctuation = np.sqrt(np.sum((settled - mean) ** 2, axis=(2, 3, 4)).mean())
+    with jax.enable_x64(True):
+        problem = ne.Problem(loss, jax.tree_util.tree_map(lambda leaf: jnp.asarray(leaf, jnp.float64), population))
+        starts = {
+            name: double(first(params)) for name, params in (("init", initial), ("sgd", sgd.params), ("gd", gd.params))
+        }
+        law = ne.SDE(preset.rate, preset.batch)
+        found = {name: ne.find_equilibrium(problem, start, symmetry, law) for name, start in starts.items()}
+        motion = relative_motion(starts["sgd"], found["sgd"].params)
+        landing = np.asarray(invariant_grams(found["gd"].params))
+        before = np.asarray(invariant_grams(starts["gd"]))
+        residual = max(float(equilibrium.residual) for equilibrium in found.values())
+        change = max(product_change(starts[name], found[name].params) for name in starts)
+    distance, unmoved = (float(np.linalg.norm(grams - mean)) / fluctuation for grams in (landing, before))
+    return [
+        Metric("isotropic, find_equilibrium: relative flow, worst of three starts", 0, residual, high=1e-9),
+        Metric("isotropic, find_equilibrium: change of UW, worst of three starts", 0, change, high=1e-12),
+        Metric("isotropic, find_equilibrium: relative motion of SGD's end point", 0, motion, high=0.06),
+        Metric("isotropic, from GD's end point to SGD's mean Grams, in fluctuations", 0, distance, high=1),
+        Metric("isotropic, GD's end point itself, in fluctuations", np.nan, unmoved, low=2),
+    ]
