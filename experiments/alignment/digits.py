@@ -130,8 +130,9 @@ def _metrics(runs: dict[str, ne.Trajectory]) -> list[Metric]:
 def _equilibrium(
     preset: Preset, images: np.ndarray, targets: np.ndarray, runs: dict[str, ne.Trajectory]
 ) -> tuple[list[Metric], np.ndarray]:
-    """`find_equilibrium` at the end points of SGD and GD, in double precision, and the eigenvalues of the
-    charge of the latter.
+    """`find_equilibrium` at the end points of SGD and GD, in double precision, and the charge of the latter.
+
+    That charge belongs to the minimum that GD found; SGD hovers above it.
     """
     with jax.enable_x64(True):
         problem = ne.Problem(loss, (images, targets))
@@ -151,8 +152,7 @@ def _equilibrium(
 def draw(arrays: dict[str, np.ndarray], preset: Preset) -> Figure:
     """Three panels: loss and imbalance in time; the charge under SGD; the noise of both layers at the end."""
     steps = {name: arrays[f"time_{name}"] / preset.rate / 1000 for name in ("sgd", "sde", "gd")}
-    with plots.figure(10, 3.4) as drawing:
-        left, middle, right = np.ravel(drawing.subfigures(1, 3))
+    with plots.figure(10, 3.4, columns=3) as (drawing, (left, middle, right)):
         above, below = left.subplots(2, 1, height_ratios=(1, 2), sharex=True)
         for series, name in ((plots.SGD, "sgd"), (plots.SDE, "sde"), (plots.GD, "gd")):
             plots.runs(above, steps[name][1:], arrays[f"risk_{name}"][:, 1:], series)

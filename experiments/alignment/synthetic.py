@@ -35,8 +35,7 @@ def draw(arrays: dict[str, np.ndarray], preset: isotropic.Preset) -> Figure:
     """Three panels: loss and charge in time; elements of the charge under SGD; both sides of Eq. (14) at the end."""
     steps = arrays["time"] / preset.rate / 1000
     kinds = ((plots.SGD, "sgd"), (plots.SDE, "sde"), (plots.GD, "gd"))
-    with plots.figure(10, 3.4) as drawing:
-        left, middle, right = np.ravel(drawing.subfigures(1, 3))
+    with plots.figure(10, 3.4, columns=3) as (drawing, (left, middle, right)):
         above, below = left.subplots(2, 1, height_ratios=(1, 2), sharex=True)
         for series, name in kinds:
             plots.runs(above, steps[1:], arrays[f"risk_{name}"][:, 1:], series)

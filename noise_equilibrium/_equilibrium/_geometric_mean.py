@@ -98,7 +98,7 @@ def motion(lowers: Matrix, raises: Matrix, ranks: Ranks) -> tuple[Matrix, Matrix
     finite = eye - to_zero - to_infinity
     left, _, right = jnp.linalg.svd(finite @ (e + f), full_matrices=False)
     is_finite = jnp.arange(d) < ranks.core + ranks.free(d)
-    rotation = (left * is_finite) @ right
+    rotation = jnp.where(is_finite, left, 0) @ right
     plus, minus = e @ rotation.T, f @ rotation.T
     return plus, minus, _psd.log(finite @ plus + eye - finite)
 
@@ -206,8 +206,8 @@ def _limits(lowers: Matrix, raises: Matrix, ranks: Ranks) -> tuple[Matrix, Matri
     is_limit = jnp.arange(len(singular)) >= ranks.core
 
     def span(columns: Matrix, rank: Int[Array, ""]) -> Matrix:
-        left, _, _ = jnp.linalg.svd(columns * is_limit)
-        inside = left * (jnp.arange(len(left)) < rank)
+        left, _, _ = jnp.linalg.svd(jnp.where(is_limit, columns, 0))
+        inside = jnp.where(jnp.arange(len(left)) < rank, left, 0)
         return inside @ inside.T
 
     return span(turned_lowers, ranks.lowers - ranks.core), span(turned_raises, ranks.raises - ranks.core)
@@ -217,7 +217,8 @@ def _range(matrix: Matrix, rank: Int[Array, ""]) -> Matrix:
     """The projector on the range of a positive semidefinite matrix of this rank."""
     values, vectors = _psd.spectrum(matrix, rank)
     inside = jnp.arange(len(values)) >= len(values) - rank
-    return (vectors * inside) @ vectors.T
+    inside = jnp.where(inside, vectors, 0)
+    return inside @ inside.T
 
 
 def _occupied(gram: Matrix) -> Matrix:
@@ -226,4 +227,5 @@ def _occupied(gram: Matrix) -> Matrix:
     d, eps = len(values), jnp.finfo(values.dtype).eps
     # √ of this is the relative error of the loss made by calling a direction empty.
     occupied = values > d * eps**1.25
-    return (vectors * occupied) @ vectors.T
+    basis = jnp.where(occupied, vectors, 0)
+    return basis @ basis.T

@@ -75,7 +75,9 @@ def _pencil(noise: Float[Array, "d d"], weight: Float[Array, "d d"]) -> Float[Ar
     units = basis @ (units * scale[:, None, None]) @ basis.T
     anticommutators = units @ jax.lax.stop_gradient(noise)
     operator = 2 * jnp.einsum("aij,bij->ab", units, anticommutators, precision=jax.lax.Precision.HIGHEST)
-    _, vectors = jnp.linalg.eigh(jnp.where(present[:, None] & present[None, :], operator, 0) + jnp.diag(~present * 1.0))
+    _, vectors = jnp.linalg.eigh(
+        jnp.where(present[:, None] & present[None, :], operator, 0) + jnp.diag((~present).astype(operator.dtype))
+    )
     # Rayleigh quotients at fixed eigenvectors have the right derivatives and need none of the eigenvectors'.
     modes = jnp.einsum("ab,aij->bij", jax.lax.stop_gradient(vectors), units)
     squares = modes @ modes

@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -46,14 +46,16 @@ GD = Series("GD", "#8B3A1E", "-.", "x")
 
 
 @contextmanager
-def figure(width: float, height: float) -> Iterator[Figure]:
-    """A new figure, in the style of this program until the block ends; the global state of pyplot is not touched.
+def figure(width: float, height: float, columns: int) -> Iterator[tuple[Figure, list[SubFigure]]]:
+    """A new figure in columns, in the style of this program until the block ends; pyplot's global state is not touched.
 
     Args:
         width: in inches.
         height: in inches.
+        columns: how many sub-figures side by side.
     """
     with mpl.rc_context(STYLE):
         drawing = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(drawing)
-        yield drawing
+        grid = drawing.add_gridspec(1, columns)
+        yield drawing, [drawing.add_subfigure(grid[0, column]) for column in range(columns)]
