@@ -18,10 +18,13 @@ from ._symmetry import (
     AbstractSymmetry,
     Leg,
     Symmetry,
+    SymmetryError,
+    check_symmetry,
     double_rotation,
     neuron_rescaling,
     rescaling,
     scaling,
+    symmetry_violation,
 )
 
 __version__ = version("noise_equilibrium")
@@ -40,7 +43,9 @@ __all__ = [
     "Status",
     "Stream",
     "Symmetry",
+    "SymmetryError",
     "Trajectory",
+    "check_symmetry",
     "data",
     "double_rotation",
     "expected_charge_step",
@@ -56,4 +61,5 @@ __all__ = [
     "sample_noise",
     "scaling",
     "simulate",
+    "symmetry_violation",
 ]

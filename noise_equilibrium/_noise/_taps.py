@@ -27,12 +27,14 @@ class TappedLoss(NamedTuple):
         tags: for each input of the program its tag, None where no tap is wanted or the parameter escapes.
         uses: the matrix products to tap.
         escaped: the parameters to tap at themselves, in ascending order.
+        culprits: for each of them the primitive that is not understood.
     """
 
     jaxpr: core.ClosedJaxpr
     tags: tuple[Tag | None, ...]
     uses: tuple[Use, ...]
     escaped: tuple[int, ...]
+    culprits: tuple[str, ...]
 
     def derivatives(self, arrays: Sequence[Array], sample: PyTree) -> tuple[list[tuple[Array, Array]], list[Array]]:
         """For one sample: (δ, h) of every use, and the gradient of every parameter that escapes."""
@@ -65,9 +67,11 @@ def tap(problem: Problem, params: PyTree, leaves: Sequence[int]) -> TappedLoss:
     for leaf in leaves:
         tags[leaf] = Tag(leaf, tuple(axis if n != 1 else None for axis, n in enumerate(arrays[leaf].shape)))
     uses, escaped, outputs = find_uses(jaxpr.jaxpr, tags)
-    escaped |= {tag.leaf for tag in outputs if tag}
+    escaped = {tag.leaf: "the output of the loss" for tag in outputs if tag} | escaped
     kept = tuple(tag if tag and tag.leaf not in escaped else None for tag in tags)
-    return TappedLoss(jaxpr, kept, tuple(use for use in uses if use.leaf not in escaped), tuple(sorted(escaped)))
+    kept_uses = tuple(use for use in uses if use.leaf not in escaped)
+    order = tuple(sorted(escaped))
+    return TappedLoss(jaxpr, kept, kept_uses, order, tuple(escaped[leaf] for leaf in order))
 
 
 def _evaluate(

@@ -93,13 +93,15 @@ class Looped(NamedTuple):
 class Escaped(NamedTuple):
     """The equation does something to a parameter that is not understood."""
 
+    primitive: str
+
 
 Action = Reindexed | Use | Entered | Looped | Escaped
 Tags = Sequence[Tag | None]
 
 
-def find_uses(jaxpr: core.Jaxpr, tags: Tags) -> tuple[list[Use], set[int], list[Tag | None]]:
-    """All uses of the tagged inputs, the parameters that escape, and the tags of the outputs.
+def find_uses(jaxpr: core.Jaxpr, tags: Tags) -> tuple[list[Use], dict[int, str], list[Tag | None]]:
+    """All uses of the tagged inputs, the parameters that escape and what made them, and the tags of the outputs.
 
     Args:
         jaxpr: the program.
@@ -107,7 +109,7 @@ def find_uses(jaxpr: core.Jaxpr, tags: Tags) -> tuple[list[Use], set[int], list[
     """
     known = dict(zip(jaxpr.invars, tags, strict=True))
     uses: list[Use] = []
-    escaped: set[int] = set()
+    escaped: dict[int, str] = {}
     for eqn in jaxpr.eqns:
         seen = tags_of(eqn.invars, known)
         if not any(seen):
@@ -120,14 +122,14 @@ def find_uses(jaxpr: core.Jaxpr, tags: Tags) -> tuple[list[Use], set[int], list[
             case Entered(inner, _):
                 found, lost, out = find_uses(inner.jaxpr, seen)
                 uses += found
-                escaped |= lost
+                escaped = lost | escaped
                 known.update(zip(eqn.outvars, out, strict=True))
             case Looped(inner, _, _, length, _):
                 found, lost, out = find_uses(inner.jaxpr, seen)
                 uses += [use.looped(length) for use in found]
-                escaped |= lost | {tag.leaf for tag in out if tag}
-            case Escaped():
-                escaped |= {tag.leaf for tag in seen if tag}
+                escaped = {tag.leaf: "the output of a scan" for tag in out if tag} | lost | escaped
+            case Escaped(primitive):
+                escaped = {tag.leaf: primitive for tag in seen if tag} | escaped
     return uses, escaped, tags_of(jaxpr.outvars, known)
 
 
@@ -141,16 +143,16 @@ def action_of(eqn: core.JaxprEqn, tags: Tags) -> Action:
     name = eqn.primitive.name
     if name in REINDEX:
         tag = _reindexed(eqn, tags[0])
-        return Reindexed(tag) if tag else Escaped()
+        return Reindexed(tag) if tag else Escaped(name)
     if name == "dot_general":
-        return _use(eqn, tags) or Escaped()
+        return _use(eqn, tags) or Escaped(name)
     if name in CALLS:
-        return _entered(eqn) or Escaped()
+        return _entered(eqn) or Escaped(name)
     if name in REMATS:
-        return _rematerialised(eqn) or Escaped()
+        return _rematerialised(eqn) or Escaped(name)
     if name == "scan":
-        return _looped(eqn, tags) or Escaped()
-    return Escaped()
+        return _looped(eqn, tags) or Escaped(name)
+    return Escaped(name)
 
 
 def _read(eqn: core.JaxprEqn, name: str, kind: type | tuple[type, ...]) -> Any:

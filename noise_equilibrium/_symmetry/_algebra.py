@@ -30,8 +30,19 @@ class Algebra(abc.ABC):
         """The shape of elements and charges for H blocks of an axis of k entries each."""
 
     @abc.abstractmethod
+    def product(self, left: Float[Array, "H m k"], right: Float[Array, "H m k"]) -> Array:
+        """leftᵀ right, contracted with everything the algebra cannot see."""
+
     def gram(self, leg: Float[Array, "H m k"]) -> Array:
-        """The Gram of a leg, contracted with everything the algebra cannot see: the part θᵀθ of a charge."""
+        """legᵀ leg: what a leg adds to a charge."""
+        return self.product(leg, leg)
+
+    @abc.abstractmethod
+    def on_basis(self, product: Array, squared: bool = False) -> Float[Array, " basis"]:
+        """Tr[B C], or Tr[B² C] if `squared`, for a product C and every element B of a basis.
+
+        The basis is that of single entries; in the symmetric algebra E_kl + E_lk, and E_kk on the diagonal.
+        """
 
     @abc.abstractmethod
     def exponential(self, element: Array) -> Array:
@@ -52,8 +63,11 @@ class Scalar(Algebra):
     def shape(self, blocks: int, size: int) -> tuple[int, ...]:
         return (blocks,)
 
-    def gram(self, leg: Float[Array, "H m k"]) -> Float[Array, " H"]:
-        return jnp.sum(leg**2, axis=(1, 2))
+    def product(self, left: Float[Array, "H m k"], right: Float[Array, "H m k"]) -> Float[Array, " H"]:
+        return jnp.sum(left * right, axis=(1, 2))
+
+    def on_basis(self, product: Float[Array, " H"], squared: bool = False) -> Float[Array, " basis"]:
+        return product
 
     def exponential(self, element: Float[Array, " H"]) -> Float[Array, " H"]:
         return jnp.exp(element)
@@ -72,8 +86,11 @@ class Diagonal(Algebra):
     def shape(self, blocks: int, size: int) -> tuple[int, ...]:
         return (blocks, size)
 
-    def gram(self, leg: Float[Array, "H m k"]) -> Float[Array, "H k"]:
-        return jnp.sum(leg**2, axis=1)
+    def product(self, left: Float[Array, "H m k"], right: Float[Array, "H m k"]) -> Float[Array, "H k"]:
+        return jnp.sum(left * right, axis=1)
+
+    def on_basis(self, product: Float[Array, "H k"], squared: bool = False) -> Float[Array, " basis"]:
+        return product.ravel()
 
     def exponential(self, element: Float[Array, "H k"]) -> Float[Array, "H k"]:
         return jnp.exp(element)
@@ -92,8 +109,17 @@ class Symmetric(Algebra):
     def shape(self, blocks: int, size: int) -> tuple[int, ...]:
         return (blocks, size, size)
 
-    def gram(self, leg: Float[Array, "H m k"]) -> Float[Array, "H k k"]:
-        return jnp.einsum("hmk,hml->hkl", leg, leg, precision=jax.lax.Precision.HIGHEST)
+    def product(self, left: Float[Array, "H m k"], right: Float[Array, "H m k"]) -> Float[Array, "H k k"]:
+        return jnp.einsum("hmk,hml->hkl", left, right, precision=jax.lax.Precision.HIGHEST)
+
+    def on_basis(self, product: Float[Array, "H k k"], squared: bool = False) -> Float[Array, " basis"]:
+        rows, columns = jnp.triu_indices(product.shape[-1])
+        diagonal = jnp.diagonal(product, axis1=1, axis2=2)
+        if squared:  # (E_kl + E_lk)² = E_kk + E_ll
+            both = diagonal[:, rows] + diagonal[:, columns]
+        else:
+            both = product[:, rows, columns] + product[:, columns, rows]
+        return jnp.where(rows == columns, diagonal[:, rows], both).ravel()
 
     def exponential(self, element: Float[Array, "H k k"]) -> Float[Array, "H k k"]:
         return jax.vmap(jax.scipy.linalg.expm)(element)

@@ -1,0 +1,118 @@
+"""Does a loss have a symmetry? Equation (3), sample by sample."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+from .._numbers import cast, jit
+from .._parameters import split
+from .._problem import Problem
+from ._symmetry import BoundSymmetry, Symmetry
+
+CHUNK = 64
+
+
+class SymmetryError(ValueError):
+    """The loss does not have the symmetry it is said to have."""
+
+
+class Violation(NamedTuple):
+    """The worst |⟨Aθ, g⟩| / (‖Aθ‖ ‖g‖) of each sample, and the basis element it belongs to."""
+
+    size: Float[Array, " N"]
+    element: Int[Array, " N"]
+
+
+def symmetry_violation(problem: Problem, params: PyTree, symmetry: Symmetry) -> Float[Array, ""]:
+    """How far a loss is from having a symmetry, J·∇ℓ(θ, z) = 0 for every z, Eq. (3).
+
+    Args:
+        problem: a finite problem.
+        params: the parameters, any pytree.
+        symmetry: the symmetry in question.
+
+    Returns:
+        The maximum over samples and over a basis of elements of |⟨Aθ, g⟩| / (‖Aθ‖ ‖g‖), norms over the legs'
+        parameters, between 0 and 1; 0 where Aθ or g vanishes. About the rounding error of the dtype if the loss has the
+        symmetry at θ.
+
+    Raises:
+        ValueError: on a Stream; if the loss is not a real scalar; if a leg does not fit params.
+
+    Not checked: other parameters than these. A random point that is no minimum is the best place to ask.
+
+    Example:
+        >>> import jax.numpy as jnp, noise_equilibrium as ne
+        >>> problem = ne.Problem(lambda p, z: (p["u"] * p["w"] ** 2 - z) ** 2, jnp.array([1.0]))
+        >>> params = {"u": jnp.array(2.0), "w": jnp.array(3.0)}
+        >>> symmetry = ne.rescaling(lambda p: p["u"], lambda p: p["w"])
+        >>> bool(ne.symmetry_violation(problem, params, symmetry) > 0.1)  # u w² is not invariant, u²w² would be
+        True
+    """
+    problem.require_finite("symmetry_violation")
+    return jnp.max(_violations(problem, params, symmetry.bind(params)).size)
+
+
+def check_symmetry(problem: Problem, params: PyTree, symmetry: Symmetry) -> None:
+    """Raise an error unless the loss has the symmetry at θ to rounding: `symmetry_violation` ≤ √ε of the dtype.
+
+    Args:
+        problem: a finite problem.
+        params: the parameters, any pytree; known numbers, so not inside `jit`.
+        symmetry: the symmetry in question.
+
+    Raises:
+        SymmetryError: names the sample, the element, the size of the violation and the threshold.
+        ValueError: as `symmetry_violation`.
+    """
+    problem.require_finite("check_symmetry")
+    bound = symmetry.bind(params)
+    size, element = _violations(problem, params, bound)
+    threshold = float(jnp.sqrt(jnp.finfo(size.dtype).eps))
+    worst = int(jnp.argmax(jnp.where(jnp.isnan(size), jnp.inf, size)))
+    if not float(size[worst]) <= threshold:
+        raise SymmetryError(
+            f"the loss lacks the symmetry: at sample {worst}, |⟨Aθ, g⟩| is {float(size[worst]):.3g} of ‖Aθ‖ ‖g‖ "
+            f"for the element {_name(bound, int(element[worst]))}; expected at most {threshold:.3g}. "
+            "Check the legs, their axes and their powers, and that nothing else in the loss depends on them."
+        )
+
+
+@jit
+def _violations(problem: Problem, params: PyTree, symmetry: BoundSymmetry) -> Violation:
+    arrays, rebuild = split(params)
+    legs = [leg.to_matrix(arrays[leg.index]) for leg in symmetry.legs]
+    algebra = symmetry.algebra
+    grams = [cast(leg.power**2, matrix) * algebra.gram(matrix) for leg, matrix in zip(symmetry.legs, legs, strict=True)]
+    lengths = jnp.sqrt(algebra.on_basis(functools.reduce(jnp.add, grams), squared=True))
+    gradient = jax.grad(lambda arrays, sample: problem.sample_loss(rebuild(arrays), sample))
+
+    def worst(sample: PyTree) -> Violation:
+        slopes = gradient(arrays, sample)
+        parts = [leg.to_matrix(slopes[leg.index]) for leg in symmetry.legs]
+        products = [
+            cast(leg.power, part) * algebra.product(matrix, part)
+            for leg, matrix, part in zip(symmetry.legs, legs, parts, strict=True)
+        ]
+        size = jnp.sqrt(functools.reduce(jnp.add, [jnp.sum(part**2) for part in parts])) * lengths
+        ratio = jnp.abs(algebra.on_basis(functools.reduce(jnp.add, products))) / jnp.where(size > 0, size, 1)
+        place = jnp.argmax(ratio)
+        return Violation(ratio[place], place)
+
+    return jax.lax.map(worst, problem.data, batch_size=min(CHUNK, problem.num_samples))
+
+
+def _name(symmetry: BoundSymmetry, place: int) -> str:
+    """A basis element in words."""
+    rows, columns = np.triu_indices(symmetry.size)
+    names = [
+        ["1"],
+        [f"B[{k}]" for k in range(symmetry.size)],
+        [f"B[{k}, {m}]" for k, m in zip(rows, columns, strict=True)],
+    ]
+    block, inside = divmod(place, len(names[symmetry.algebra.rank]))
+    return names[symmetry.algebra.rank][inside] + (f" of block {block}" if symmetry.blocks > 1 else "")
