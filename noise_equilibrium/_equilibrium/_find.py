@@ -87,7 +87,7 @@ def find_equilibrium(problem: Problem, params: PyTree, symmetry: Symmetry, law: 
 @jit
 def _find_equilibrium(problem: Problem, params: PyTree, symmetry: BoundSymmetry, law: AbstractLaw) -> Equilibrium:
     arrays, rebuild = split(params)
-    moments = bound_moments(problem, params, symmetry)
+    (moments,) = bound_moments(problem, params, (symmetry,))
     coefficients = law.charge_law(problem)
     inputs = (*coefficients.sides(moments), coefficients.resolution(moments))
     finite = jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in [*jax.tree_util.tree_leaves(inputs), *arrays]]).all()
@@ -103,7 +103,8 @@ def _find_equilibrium(problem: Problem, params: PyTree, symmetry: BoundSymmetry,
     stay = ~finite | balance.idle
     moved = [jnp.where(stay, array, new) for array, new in zip(arrays, moved, strict=True)]
     there = rebuild(moved)
-    residual = _relative_flow(*coefficients.sides(bound_moments(problem, there, symmetry)))
+    (moments_there,) = bound_moments(problem, there, (symmetry,))
+    residual = _relative_flow(*coefficients.sides(moments_there))
     tolerance = jnp.sqrt(jnp.finfo(residual.dtype).eps)
     at_limit = jnp.any(balance.to_zero != 0) | jnp.any(balance.to_infinity != 0)
     status = jnp.select(

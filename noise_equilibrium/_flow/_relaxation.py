@@ -42,7 +42,7 @@ def relaxation_rates(problem: Problem, params: PyTree, symmetry: Symmetry, noise
 
 @jit
 def _relaxation_rates(problem: Problem, params: PyTree, symmetry: BoundSymmetry, law: AbstractLaw) -> Array:
-    moments = bound_moments(problem, params, symmetry)
+    moments = bound_moments(problem, params, (symmetry,))[0]
     coefficients = law.charge_law(problem)
 
     def both(grams: tuple[Array, ...]) -> Array:

@@ -5,6 +5,9 @@
 with E the mean over the N samples (1/N), each leg written as a matrix with its symmetry axis last.
 """
 
+from collections.abc import Sequence
+from typing import overload
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -14,11 +17,7 @@ from .._numbers import cast, jit
 from .._parameters import split
 from .._problem import Problem
 from .._symmetry import BoundSymmetry, Symmetry
-from ._gradients import GradientForm, gradient_form, gram, hold, total_gradient
-from ._taps import TappedLoss, tap
-
-# Temporary memory for what is not an activation: per-sample gradients and large intermediates of the Grams.
-CHUNK_BYTES = 2**26
+from ._pass import gradient_grams
 
 
 class Moments(eqx.Module):
@@ -77,7 +76,17 @@ class Moments(eqx.Module):
         return total
 
 
-def noise_moments(problem: Problem, params: PyTree, symmetry: Symmetry) -> Moments:
+@overload
+def noise_moments(problem: Problem, params: PyTree, symmetry: Symmetry) -> Moments: ...
+
+
+@overload
+def noise_moments(problem: Problem, params: PyTree, symmetry: Sequence[Symmetry]) -> tuple[Moments, ...]: ...
+
+
+def noise_moments(
+    problem: Problem, params: PyTree, symmetry: Symmetry | Sequence[Symmetry]
+) -> Moments | tuple[Moments, ...]:
     """Q±, M± and the Grams of the mean gradient, at about the price of one gradient.
 
     No per-sample gradient is built where a parameter meets its input in a matrix product; a parameter used otherwise is
@@ -86,10 +95,11 @@ def noise_moments(problem: Problem, params: PyTree, symmetry: Symmetry) -> Momen
     Args:
         problem: a finite problem of N samples; its weight decay plays no part.
         params: the parameters, any pytree.
-        symmetry: whose legs are measured.
+        symmetry: whose legs are measured; a sequence of symmetries is measured in the same pass.
 
     Returns:
-        Moments, in the dtype of the parameters, computed at the highest matrix-product precision.
+        Moments, in the dtype of the parameters, computed at the highest matrix-product precision; a tuple of them for a
+        sequence.
 
     Raises:
         ValueError: on a Stream; if the loss is not a real scalar; if a leg does not fit params.
@@ -107,93 +117,35 @@ def noise_moments(problem: Problem, params: PyTree, symmetry: Symmetry) -> Momen
         (9.0, 4.0)
     """
     problem.require_finite("noise_moments")
-    return bound_moments(problem, params, symmetry.bind(params))
+    if isinstance(symmetry, Symmetry):
+        return bound_moments(problem, params, (symmetry.bind(params),))[0]
+    if not symmetry:
+        raise ValueError("got an empty sequence of symmetries; expected at least one.")
+    return bound_moments(problem, params, tuple(one.bind(params) for one in symmetry))
 
 
 @jit
-def bound_moments(problem: Problem, params: PyTree, symmetry: BoundSymmetry) -> Moments:
-    """`noise_moments` of a symmetry that knows its parameters; compiled once per problem, shapes and legs."""
+def bound_moments(problem: Problem, params: PyTree, symmetries: tuple[BoundSymmetry, ...]) -> tuple[Moments, ...]:
+    """`noise_moments` of symmetries that know their parameters; compiled once per problem, shapes and legs."""
     with jax.default_matmul_precision("highest"):
         arrays, _ = split(params)
-        seconds, means = _gradient_grams(problem, params, symmetry)
-        weight = symmetry.grams(arrays)
-        mean = symmetry.grams(means)
-        second = dict.fromkeys(weight, jnp.zeros(()))
-        for leg, value in zip(symmetry.legs, seconds, strict=True):
-            second[leg.power] = second[leg.power] + value
-        powers = tuple(weight)
-        return Moments(
-            weight=tuple(symmetry.public(weight[power]) for power in powers),
-            noise=tuple(symmetry.public(second[power] - mean[power]) for power in powers),
-            mean=tuple(symmetry.public(mean[power]) for power in powers),
-            powers=powers,
+        wanted = [(leg, symmetry) for symmetry in symmetries for leg in symmetry.legs]
+        seconds, means = gradient_grams(problem, params, wanted)
+        values = iter(seconds)
+        return tuple(
+            _moments(symmetry, [next(values) for _ in symmetry.legs], arrays, means) for symmetry in symmetries
         )
 
 
-def _gradient_grams(problem: Problem, params: PyTree, symmetry: BoundSymmetry) -> tuple[list[Array], list[Array]]:
-    """For each leg E[gram(g)], and for each parameter of params ḡ (zero outside the legs)."""
-    arrays, _ = split(params)
-    tapped = tap(problem, params, [leg.index for leg in symmetry.legs])
-    forms = [_form(tapped, leg.index, arrays[leg.index].shape) for leg in symmetry.legs]
-
-    def sums(samples: PyTree) -> list[tuple[Array, Array]]:
-        n = jax.tree_util.tree_leaves(samples)[0].shape[0]
-        pairs, slots = jax.vmap(lambda sample: tapped.derivatives(arrays, sample))(samples)
-        totals = []
-        for leg, form in zip(symmetry.legs, forms, strict=True):
-            array = arrays[leg.index]
-            if leg.index in tapped.escaped:
-                factors = [slots[tapped.escaped.index(leg.index)][:, None]]
-            elif form.uses:
-                factors = hold(form, [tapped.uses[i] for i in form.uses], [pairs[i] for i in form.uses], array.dtype)
-            else:  # the loss does not depend on this parameter
-                shape = symmetry.algebra.shape(leg.blocks, leg.size)
-                totals.append((jnp.zeros(shape, array.dtype), jnp.zeros_like(array)))
-                continue
-            totals.append((gram(form, leg, symmetry, n)(factors), total_gradient(form, factors)))
-        return totals
-
-    count = problem.num_samples
-    totals = _sum_in_chunks(sums, problem.data, count, _chunk(tapped, forms, symmetry, arrays, count))
-    means = [jnp.zeros_like(array) for array in arrays]
-    for leg, (_, gradient) in zip(symmetry.legs, totals, strict=True):
-        means[leg.index] = gradient / count
-    return [second / count for second, _ in totals], means
-
-
-def _form(tapped: TappedLoss, leaf: int, shape: tuple[int, ...]) -> GradientForm:
-    places = [place for place, use in enumerate(tapped.uses) if use.leaf == leaf]
-    return gradient_form(shape, [tapped.uses[place] for place in places], places)
-
-
-def _chunk(
-    tapped: TappedLoss, forms: list[GradientForm], symmetry: BoundSymmetry, arrays: list[Array], count: int
-) -> int:
-    """How many samples to take at once so that what is not an activation stays below CHUNK_BYTES."""
-    largest = 0
-    for leg, form in zip(symmetry.legs, forms, strict=True):
-        itemsize = arrays[leg.index].dtype.itemsize
-        if form.is_dense:
-            largest += count * arrays[leg.index].size * itemsize
-        if form.uses or leg.index in tapped.escaped:
-            largest = max(largest, gram(form, leg, symmetry, count).largest() * itemsize)
-    return min(count, max(1, count * CHUNK_BYTES // max(largest, 1)))
-
-
-def _sum_in_chunks(sums, data: PyTree, count: int, chunk: int):
-    """Σ over chunks of `sums(samples)`, in a loop that holds one chunk at a time."""
-    whole = count // chunk
-    if whole == 1 and count == chunk:
-        return sums(data)
-    head = jax.tree_util.tree_map(lambda x: x[: whole * chunk].reshape(whole, chunk, *x.shape[1:]), data)
-    first = jax.tree_util.tree_map(lambda x: x[0], head)
-    zero = jax.tree_util.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(sums, first))
-
-    def add(total, samples):
-        return jax.tree_util.tree_map(jnp.add, total, sums(samples)), None
-
-    total, _ = jax.lax.scan(add, zero, head)
-    if whole * chunk < count:
-        rest = jax.tree_util.tree_map(lambda x: x[whole * chunk :], data)
-        total = jax.tree_util.tree_map(jnp.add, total, sums(rest))
-    return total
+def _moments(symmetry: BoundSymmetry, seconds: list[Array], arrays: list[Array], means: list[Array]) -> Moments:
+    weight, mean = symmetry.grams(arrays), symmetry.grams(means)
+    noise = {power: -gram for power, gram in mean.items()}
+    for leg, second in zip(symmetry.legs, seconds, strict=True):
+        noise[leg.power] = noise[leg.power] + second
+    powers = tuple(weight)
+    return Moments(
+        weight=tuple(symmetry.public(weight[power]) for power in powers),
+        noise=tuple(symmetry.public(noise[power]) for power in powers),
+        mean=tuple(symmetry.public(mean[power]) for power in powers),
+        powers=powers,
+    )

@@ -1,0 +1,1 @@
+"""Speed, as ratios measured in one run; opt-in, never part of the tests."""
