@@ -5,7 +5,9 @@ along the symmetry; `noether_flow`, `find_equilibrium` and `simulate` say where 
 show it happen.
 """
 
-from importlib.metadata import version
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from . import data, models
 from ._dynamics import GD, SDE, SGD, AbstractDynamics, GradientFlow, Trajectory, simulate
@@ -27,7 +29,10 @@ from ._symmetry import (
     symmetry_violation,
 )
 
-__version__ = version("noise_equilibrium")
+try:
+    __version__ = version("noise_equilibrium")
+except PackageNotFoundError:  # used from a source tree that is not installed
+    __version__ = "unknown"
 
 __all__ = [
     "GD",
@@ -63,3 +68,10 @@ __all__ = [
     "simulate",
     "symmetry_violation",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load `plots`, and with it matplotlib, on first use."""
+    if name == "plots":
+        return import_module(".plots", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

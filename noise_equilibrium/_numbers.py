@@ -39,7 +39,8 @@ def require(condition: Callable[[np.ndarray], Any], value: Any, message: str) ->
     """Raise `ValueError(message)` unless the condition holds for every element of a value known at call time."""
     if isinstance(value, jax.core.Tracer) or callable(value):
         return
-    if not np.all(condition(np.asarray(value))):
+    known = np.asarray(value)
+    if not jnp.issubdtype(known.dtype, jnp.number) or not np.all(condition(known)):
         raise ValueError(message)
 
 
@@ -49,11 +50,11 @@ def cast(number: Any, like: Array) -> Array:
 
 
 def jit(function: Callable[P, R]) -> Callable[P, R]:
-    """`equinox.filter_jit` that also traces Python floats: those given as arguments and those in `Traced` objects."""
+    """`equinox.filter_jit` that also traces the Python floats in `Traced` objects."""
     compiled = eqx.filter_jit(function)
 
     def traced(argument: Any) -> Any:
-        if not isinstance(argument, Traced | float):
+        if not isinstance(argument, Traced):
             return argument
         return jax.tree_util.tree_map(lambda x: jnp.asarray(x) if isinstance(x, float) else x, argument)
 

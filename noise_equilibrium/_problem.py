@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from ._keys import as_key
 from ._numbers import Traced, as_number, cast, jit, require
 from ._parameters import is_array, split
 
@@ -100,16 +101,16 @@ class Problem(Traced):
             n: the number of samples, n ≥ 1.
 
         Raises:
-            ValueError: if the data are finite already, or n < 1.
+            ValueError: if the data are finite already, n is no integer ≥ 1, or the key is missing or unsuitable.
         """
         if not self.is_stream:
             raise ValueError(
                 f"the data of this problem are finite already ({self.num_samples} samples); sampled(key, n) is for a "
                 "Stream. Index the data to take a part of them."
             )
-        if n < 1:
-            raise ValueError(f"n is {n}; expected at least 1 sample.")
-        return Problem(self.loss, self.data.batch(key, n), self.weight_decay)
+        if not hasattr(n, "__index__") or n < 1:
+            raise ValueError(f"n is {n}; expected an integer of at least 1.")
+        return Problem(self.loss, self.data.batch(as_key(key, "sampled"), n), self.weight_decay)
 
     def sample_loss(self, params: PyTree, sample: PyTree) -> Float[Array, ""]:
         """ℓ(θ, z) for one sample, checked to be a real scalar."""

@@ -131,6 +131,8 @@ def bound_moments(problem: Problem, params: PyTree, symmetries: tuple[BoundSymme
         arrays, _ = split(params)
         wanted = [(leg, symmetry) for symmetry in symmetries for leg in symmetry.legs]
         seconds, means = gradient_grams(problem, params, wanted)
+        if problem.num_samples == 1:  # one sample has no noise, not even that of rounding
+            seconds = [symmetry.algebra.gram(leg.to_matrix(means[leg.index])) for leg, symmetry in wanted]
         values = iter(seconds)
         return tuple(
             _moments(symmetry, [next(values) for _ in symmetry.legs], arrays, means) for symmetry in symmetries
@@ -139,13 +141,13 @@ def bound_moments(problem: Problem, params: PyTree, symmetries: tuple[BoundSymme
 
 def _moments(symmetry: BoundSymmetry, seconds: list[Array], arrays: list[Array], means: list[Array]) -> Moments:
     weight, mean = symmetry.grams(arrays), symmetry.grams(means)
-    noise = {power: -gram for power, gram in mean.items()}
-    for leg, second in zip(symmetry.legs, seconds, strict=True):
-        noise[leg.power] = noise[leg.power] + second
+    second = {power: jnp.zeros_like(gram) for power, gram in mean.items()}
+    for leg, value in zip(symmetry.legs, seconds, strict=True):
+        second[leg.power] = second[leg.power] + value
     powers = tuple(weight)
     return Moments(
         weight=tuple(symmetry.public(weight[power]) for power in powers),
-        noise=tuple(symmetry.public(noise[power]) for power in powers),
+        noise=tuple(symmetry.public(second[power] - mean[power]) for power in powers),
         mean=tuple(symmetry.public(mean[power]) for power in powers),
         powers=powers,
     )

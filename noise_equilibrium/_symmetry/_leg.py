@@ -37,9 +37,11 @@ class Leg:
                 f"where is {self.where!r}; expected a function that selects a parameter, "
                 "such as lambda params: params['w']."
             )
-        if self.power == 0:
-            raise ValueError("power is 0; expected +1, −1 or another non-zero number.")
-        if self.blocks < 1 or (self.blocks > 1 and self.axis is None):
+        if self.axis is not None and not isinstance(self.axis, int):
+            raise ValueError(f"axis is {self.axis!r}; expected an integer, or None for the whole parameter.")
+        if not isinstance(self.power, int | float) or self.power == 0:
+            raise ValueError(f"power is {self.power!r}; expected +1, −1 or another non-zero number.")
+        if not isinstance(self.blocks, int) or self.blocks < 1 or (self.blocks > 1 and self.axis is None):
             raise ValueError(
                 f"blocks is {self.blocks} with axis {self.axis}; "
                 "expected blocks ≥ 1, and an axis to split if blocks > 1."

@@ -42,6 +42,8 @@ class BoundSymmetry:
             ValueError: if the element has another shape than the algebra asks for.
         """
         element = jnp.asarray(element)
+        if not jnp.issubdtype(element.dtype, jnp.floating):
+            element = element.astype(float)
         expected = self.shape[1:] if self.blocks == 1 else self.shape
         if element.shape != expected:
             raise ValueError(f"the element has shape {element.shape}; expected {expected}, the shape of the charge.")
@@ -107,9 +109,11 @@ class Symmetry(AbstractSymmetry):
     algebra: str = eqx.field(static=True)
 
     def __init__(self, legs: Sequence[Leg], algebra: str):
+        if isinstance(legs, Leg) or not all(isinstance(leg, Leg) for leg in legs):
+            raise ValueError(f"legs is {legs!r}; expected a sequence of Leg objects.")
         self.legs = tuple(legs)
         self.algebra = algebra
-        if algebra not in ALGEBRAS:
+        if not isinstance(algebra, str) or algebra not in ALGEBRAS:
             raise ValueError(f"algebra is {algebra!r}; expected one of {', '.join(map(repr, ALGEBRAS))}.")
         if not self.legs:
             raise ValueError("a symmetry without legs does nothing; expected at least one Leg.")

@@ -1,0 +1,198 @@
+"""The shape of the package: its public names, which room may import which, and what an import does."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import noise_equilibrium as ne
+
+PACKAGE = Path(ne.__file__).parent
+
+# Names and parameters that programs outside rely on.
+SIGNATURES = {
+    "Problem": "loss data weight_decay",
+    "Stream": "draw",
+    "flatten": "params",
+    "Leg": "where axis power blocks",
+    "Symmetry": "legs algebra",
+    "scaling": "wheres",
+    "rescaling": "up down",
+    "neuron_rescaling": "up down",
+    "double_rotation": "left right blocks",
+    "noise_moments": "problem params symmetry",
+    "gradient_covariance": "problem params",
+    "sample_noise": "problem params key",
+    "noether_flow": "problem params symmetry noise_scale",
+    "expected_charge_step": "problem params symmetry dynamics",
+    "relaxation_rates": "problem params symmetry noise_scale",
+    "find_equilibrium": "problem params symmetry law",
+    "SGD": "learning_rate batch_size replacement",
+    "GD": "learning_rate",
+    "SDE": "learning_rate batch_size dt",
+    "GradientFlow": "dt",
+    "simulate": "problem dynamics params steps key observe every",
+}
+MEMBERS = {
+    "Problem": ["risk", "sampled"],
+    "Symmetry": ["charge", "act", "generator"],
+    "Moments": ["weight_plus", "weight_minus", "noise_plus", "noise_minus", "mean_plus", "mean_minus"],
+    "Status": ["CONVERGED", "LIMIT", "DIVERGES", "NO_NOISE", "NOT_CONVERGED", "NON_FINITE_INPUT"],
+}
+FIELDS = {
+    "Equilibrium": {"params", "element", "residual", "status"},
+    "Trajectory": {"params", "step", "time", "observed", "diverged_at"},
+}
+
+# From the ground up: a room imports rooms of a lower floor only.
+FLOORS = [
+    {"_numbers", "_keys", "_parameters"},
+    {"_problem"},
+    {"_symmetry"},
+    {"_noise"},
+    {"_flow"},
+    {"_equilibrium"},
+    {"_dynamics"},
+    {"_sweep"},
+]
+LEAVES = {"models", "data", "exact"}  # imported by no room; they may look down to the symmetries
+TOP = {"plots"}  # imported by no room; draws what all of them return
+
+
+def floor(room: str) -> int:
+    return next(height for height, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every module that a file imports, absolute, at its top or inside a function."""
+    found = set()
+    parts = ("noise_equilibrium", *path.relative_to(PACKAGE).parts[:-1])
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = [*parts[: len(parts) - node.level + 1]] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {f"{module}.{alias.name}" for alias in node.names}
+    return found
+
+
+MODULES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
+INSIDE = [name for name in MODULES if name != "__init__.py"]
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_imports_between_rooms_run_one_way(name):
+    room = room_of(MODULES[name])
+    targets = {target.split(".")[1] for target in imports_of(MODULES[name]) if target.startswith("noise_equilibrium.")}
+    others = targets - {room}
+    assert not others & (LEAVES | TOP), "models, data, exact and plots are for users, not for rooms"
+    assert "__init__" not in others
+    if room in TOP:
+        return
+    highest = floor("_symmetry") + 1 if room in LEAVES else floor(room)
+    assert {other for other in others if floor(other) >= highest} == set()
+
+
+@pytest.mark.parametrize("name", list(MODULES))
+def test_the_package_imports_no_experiments_and_draws_only_in_plots(name):
+    roots = {target.split(".")[0] for target in imports_of(MODULES[name])}
+    assert not roots & {"experiments", "tests", "pytest"}
+    assert "matplotlib" not in roots or room_of(MODULES[name]) in TOP
+
+
+def test_every_room_is_known():
+    rooms = {room_of(path) for path in MODULES.values()} - {"__init__"}
+    assert rooms <= set().union(*FLOORS) | LEAVES | TOP
+
+
+# --- public names ----------------------------------------------------------------------------------------------------
+
+
+def test_public_names_are_listed_once_and_exist():
+    assert len(set(ne.__all__)) == len(ne.__all__)
+    assert [name for name in ne.__all__ if not hasattr(ne, name)] == []
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_fixed_names_keep_their_parameters(name):
+    assert name in ne.__all__
+    assert list(inspect.signature(getattr(ne, name)).parameters) == SIGNATURES[name].split()
+
+
+def test_fixed_defaults():
+    defaults = {
+        (name, p.name): p.default
+        for name in SIGNATURES
+        for p in inspect.signature(getattr(ne, name)).parameters.values()
+        if p.default is not inspect.Parameter.empty
+    }
+    assert defaults == {
+        ("Problem", "weight_decay"): 0.0,
+        ("Leg", "axis"): None,
+        ("Leg", "power"): 1,
+        ("Leg", "blocks"): 1,
+        ("double_rotation", "blocks"): 1,
+        ("SGD", "replacement"): True,
+        ("SDE", "dt"): None,
+        ("simulate", "key"): None,
+        ("simulate", "observe"): None,
+        ("simulate", "every"): 1,
+    }
+
+
+@pytest.mark.parametrize(("name", "member"), [(name, m) for name, members in MEMBERS.items() for m in members])
+def test_fixed_members(name, member):
+    assert hasattr(getattr(ne, name), member)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_fixed_fields_of_results(name):
+    assert set(getattr(ne, name).__dataclass_fields__) >= FIELDS[name]
+
+
+def public_objects() -> dict[str, object]:
+    """Every public function and class, and the public methods and properties of the classes."""
+    objects = {}
+    for space in (ne, ne.models, ne.models.two_layer_linear, ne.data):
+        names = getattr(space, "__all__", [n for n in vars(space) if not n.startswith("_")])
+        for name in names:
+            value = getattr(space, name)
+            if not (inspect.isclass(value) or inspect.isfunction(value)):
+                continue
+            if not value.__module__.startswith("noise_equilibrium"):
+                continue
+            objects[f"{space.__name__}.{name}"] = value
+            for attribute, member in vars(value).items() if inspect.isclass(value) else ():
+                if not attribute.startswith("_") and (inspect.isfunction(member) or isinstance(member, property)):
+                    objects[f"{space.__name__}.{name}.{attribute}"] = getattr(value, attribute)
+    return objects
+
+
+def test_everything_public_has_a_docstring():
+    assert [name for name, value in public_objects().items() if not (inspect.getdoc(value) or "").strip()] == []
+
+
+# --- what an import does ---------------------------------------------------------------------------------------------
+
+
+def test_import_configures_nothing_and_loads_no_plotting():
+    code = """
+import sys
+import jax
+before = dict(jax.config.values)
+import noise_equilibrium
+assert dict(jax.config.values) == before, "the configuration of JAX changed"
+assert not jax.config.jax_enable_x64
+loaded = {"matplotlib", "sklearn", "tqdm", "experiments", "pytest"} & set(sys.modules)
+assert not loaded, loaded
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert result.returncode == 0, result.stderr
