@@ -25,9 +25,14 @@ class AbstractDynamics(AbstractLaw):
     def check(self, problem: Problem) -> None:
         """Raise a ValueError if these dynamics cannot run on a problem."""
 
+    @property
     @abc.abstractmethod
+    def time_step(self) -> Any:
+        """The time that passes in a step, η or dt: a number, or a schedule of the step number, counted from 0."""
+
     def step_size(self, step: Any) -> Any:
-        """The time that passes in step number `step`, counted from 0: η, or dt."""
+        """The time that passes in step number `step`."""
+        return rate_at(self.time_step, step)
 
     @abc.abstractmethod
     def init(self, problem: Problem, params: PyTree) -> PyTree:

@@ -10,19 +10,20 @@ from .._flow import ChargeLaw
 from .._numbers import cast
 from .._parameters import split, widest_dtype
 from .._problem import Problem, weighted_gradient
-from ._dynamics import AbstractDynamics, as_rate, rate_at
+from ._dynamics import AbstractDynamics, as_rate
 
 
 class GradientFlow(AbstractDynamics):
-    """dθ/dt = −∇L_γ(θ), by steps of Tsitouras' Runge–Kutta method of order 5; without decay it conserves every charge.
+    """dθ/dt = −∇L_γ(θ), by Runge–Kutta steps of order 8; without decay it conserves every charge.
 
     Args:
-        dt: the time step > 0; the error of a run falls about 32-fold when dt halves.
+        dt: the time step > 0; the error of a run falls some hundredfold when dt halves, down to rounding. A step costs
+            13 gradients, and is accurate up to about the largest dt at which gradient descent is stable.
 
     Raises:
         ValueError: for dt ≤ 0; on a Stream, once the problem is known.
 
-    Source: Eq. (4) of the paper; the method is `diffrax.Tsit5`.
+    Source: Eq. (4) of the paper; the method is `diffrax.Dopri8`, Prince and Dormand (1981).
     """
 
     dt: Any
@@ -44,15 +45,16 @@ class GradientFlow(AbstractDynamics):
         """dQ/dt = −4γQ: weight decay alone."""
         return ChargeLaw(decay=problem.weight_decay, scale=0.0, noise=0.0, mean=0.0)
 
-    def step_size(self, step: Any) -> Any:
-        """Dt at this step."""
-        return rate_at(self.dt, step)
+    @property
+    def time_step(self) -> Any:
+        """Dt."""
+        return self.dt
 
     def init(self, problem: Problem, params: PyTree) -> PyTree:
-        """The solver's state: the vector field at params, which ends one step and begins the next."""
+        """The state of the solver."""
         arrays, _ = split(params)
         start, end = self._interval(arrays, 0)
-        return diffrax.Tsit5().init(self._term(problem, params), start, end, arrays, None)
+        return diffrax.Dopri8().init(self._term(problem, params), start, end, arrays, None)
 
     def step(
         self, problem: Problem, params: PyTree, state: PyTree, key: PRNGKeyArray, step: Any
@@ -60,7 +62,7 @@ class GradientFlow(AbstractDynamics):
         """One Runge–Kutta step."""
         arrays, rebuild = split(params)
         start, end = self._interval(arrays, step)
-        arrays, _, _, state, _ = diffrax.Tsit5().step(
+        arrays, _, _, state, _ = diffrax.Dopri8().step(
             self._term(problem, params), start, end, arrays, None, state, made_jump=jnp.array(False)
         )
         return rebuild(arrays), state

@@ -54,9 +54,10 @@ class SDE(AbstractDynamics):
         """The law of continuous time, Eq. (7)."""
         return ChargeLaw(decay=problem.weight_decay, scale=self.noise_scale, noise=1.0, mean=0.0)
 
-    def step_size(self, step: Any) -> Any:
-        """Dt at this step."""
-        return rate_at(self.learning_rate if self.dt is None else self.dt, step)
+    @property
+    def time_step(self) -> Any:
+        """dt, or η if it is not given."""
+        return self.learning_rate if self.dt is None else self.dt
 
     def init(self, problem: Problem, params: PyTree) -> PyTree:
         """No state."""

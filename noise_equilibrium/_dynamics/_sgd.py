@@ -10,7 +10,7 @@ from .._flow import ChargeLaw
 from .._numbers import require
 from .._parameters import split, widest_dtype
 from .._problem import Problem
-from ._dynamics import AbstractDynamics, as_batch_size, as_rate, constant_rate, descend, rate_at
+from ._dynamics import AbstractDynamics, as_batch_size, as_rate, constant_rate, descend
 from ._minibatch import minibatch
 
 
@@ -66,9 +66,10 @@ class SGD(AbstractDynamics):
             noise *= (count - self.batch_size) / max(count - 1, 1)
         return discrete_law(problem, rate, noise)
 
-    def step_size(self, step: Any) -> Any:
-        """η at this step."""
-        return rate_at(self.learning_rate, step)
+    @property
+    def time_step(self) -> Any:
+        """η."""
+        return self.learning_rate
 
     def init(self, problem: Problem, params: PyTree) -> PyTree:
         """No state."""
@@ -113,9 +114,10 @@ class GD(AbstractDynamics):
         """The law of one step divided by η, Appendix D with Σ_S = 0: only gradient flow conserves charges."""
         return discrete_law(problem, constant_rate(self.learning_rate, "the discrete law"), 0.0)
 
-    def step_size(self, step: Any) -> Any:
-        """η at this step."""
-        return rate_at(self.learning_rate, step)
+    @property
+    def time_step(self) -> Any:
+        """η."""
+        return self.learning_rate
 
     def init(self, problem: Problem, params: PyTree) -> PyTree:
         """No state."""

@@ -85,10 +85,12 @@ def simulate(
     """
     if not isinstance(dynamics, AbstractDynamics):
         raise ValueError(f"dynamics is {dynamics!r}; expected SGD, GD, SDE or GradientFlow.")
-    if steps < 0:
-        raise ValueError(f"steps is {steps}; expected at least 0.")
-    if every < 1 or steps % every:
-        raise ValueError(f"every is {every} and steps is {steps}; expected every ≥ 1 that divides the steps.")
+    if not hasattr(steps, "__index__") or steps < 0:
+        raise ValueError(f"steps is {steps}; expected an integer of at least 0.")
+    if not hasattr(every, "__index__") or every < 1 or steps % every:
+        raise ValueError(f"every is {every} and steps is {steps}; expected an integer ≥ 1 that divides the steps.")
+    if observe is not None and not isinstance(observe, Mapping):
+        raise ValueError(f"observe is {observe!r}; expected a dict of name → function of params.")
     observe = dict(observe or {})
     for name, function in observe.items():
         if not callable(function):
@@ -156,9 +158,8 @@ def _elapsed(
     dynamics: AbstractDynamics, step: Int[Array, " rows"], every: int, dtype: jnp.dtype
 ) -> Float[Array, " rows"]:
     """The time at each record; a product where the step size is a number, a sum where it is a schedule."""
-    size = jnp.asarray(dynamics.step_size(step)).astype(dtype)
-    if size.ndim == 0:
-        return step.astype(dtype) * size
+    if not callable(dynamics.time_step):
+        return step.astype(dtype) * jnp.asarray(dynamics.time_step).astype(dtype)
 
     def add(time: Array, first: Array) -> tuple[Array, Array]:
         sizes = jax.vmap(dynamics.step_size)(first + jnp.arange(every, dtype=step.dtype))

@@ -75,6 +75,7 @@ def find_equilibrium(problem: Problem, params: PyTree, symmetry: Symmetry, law: 
     """
     law = as_law(law)
     problem.require_finite("find_equilibrium")
+    law.charge_law(problem)  # raises for bad numbers, which cannot be seen once they are traced
     bound = symmetry.bind(params)
     if len({abs(leg.power) for leg in bound.legs}) > 1:
         raise ValueError(

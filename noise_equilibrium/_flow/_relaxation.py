@@ -29,7 +29,8 @@ def relaxation_rates(problem: Problem, params: PyTree, symmetry: Symmetry, noise
     Returns:
         Per unit of time η × steps: a scalar; (d,); for the symmetric algebra the d(d+1)/2 rates in ascending order, the
         first of them 4γ + 2σ² λ_min(M, N). With H blocks, H in front. Where the legs are empty there is nothing to
-        relax: such directions have rate +inf, and stand last. First derivatives are right where rates are distinct.
+        relax: such directions (for a matrix B, those with BN + NB = 0) have rate +inf, and
+        stand last. First derivatives are right where rates are distinct.
 
     Raises:
         ValueError: on a Stream; if σ² ≤ 0; if a leg does not fit params.
@@ -37,7 +38,9 @@ def relaxation_rates(problem: Problem, params: PyTree, symmetry: Symmetry, noise
     Source: theory, "Time scales".
     """
     problem.require_finite("relaxation_rates")
-    return _relaxation_rates(problem, params, symmetry.bind(params), as_law(noise_scale))
+    law = as_law(noise_scale)
+    law.charge_law(problem)  # raises for bad numbers, which cannot be seen once they are traced
+    return _relaxation_rates(problem, params, symmetry.bind(params), law)
 
 
 @jit
@@ -62,7 +65,7 @@ def _relaxation_rates(problem: Problem, params: PyTree, symmetry: BoundSymmetry,
 
 
 def _pencil(noise: Float[Array, "d d"], weight: Float[Array, "d d"]) -> Float[Array, " d(d+1)/2"]:
-    """Ascending eigenvalues of {B, M} = ρ {B, N}, with the null space of N dropped (its rates +inf)."""
+    """Ascending eigenvalues of {B, M} = ρ {B, N}, with the null space of B ↦ {B, N} dropped (its rates +inf)."""
     d = len(weight)
     values, basis = jnp.linalg.eigh(jax.lax.stop_gradient(weight))
     full = values > 8 * d * jnp.finfo(values.dtype).eps * values[-1]
@@ -70,17 +73,18 @@ def _pencil(noise: Float[Array, "d d"], weight: Float[Array, "d d"]) -> Float[Ar
     # In the eigenbasis of N, B_ij + B_ji is scaled by n_i + n_j; whiten by it, on an orthonormal basis of the B.
     units = jnp.zeros((len(rows), d, d), values.dtype).at[jnp.arange(len(rows)), rows, columns].set(1)
     units = (units + units.mT) * jnp.where(rows == columns, 0.5, jnp.sqrt(0.5)).astype(values.dtype)[:, None, None]
-    present = full[rows] & full[columns]
+    present = full[rows] | full[columns]
     scale = jnp.where(present, jax.lax.rsqrt(jnp.where(present, values[rows] + values[columns], 1)), 0)
     units = basis @ (units * scale[:, None, None]) @ basis.T
     anticommutators = units @ jax.lax.stop_gradient(noise)
     operator = 2 * jnp.einsum("aij,bij->ab", units, anticommutators, precision=jax.lax.Precision.HIGHEST)
-    _, vectors = jnp.linalg.eigh(
-        jnp.where(present[:, None] & present[None, :], operator, 0) + jnp.diag((~present).astype(operator.dtype))
-    )
+    # Both sides are positive semidefinite: at −1 the dropped directions mix with no others.
+    both_present = present[:, None] & present[None, :]
+    ratios, vectors = jnp.linalg.eigh(jnp.where(both_present, operator, -jnp.diag((~present).astype(operator.dtype))))
     # Rayleigh quotients at fixed eigenvectors have the right derivatives and need none of the eigenvectors'.
     modes = jnp.einsum("ab,aij->bij", jax.lax.stop_gradient(vectors), units)
     squares = modes @ modes
     norm = jnp.einsum("bij,ij->b", squares, weight)
-    rates = jnp.einsum("bij,ij->b", squares, noise) / jnp.where(norm > 0, norm, 1)
-    return jnp.sort(jnp.where(norm > 0, rates, jnp.inf))
+    dropped = ratios < -0.5
+    rates = jnp.einsum("bij,ij->b", squares, noise) / jnp.where(dropped, 1, norm)
+    return jnp.sort(jnp.where(dropped, jnp.inf, rates))
