@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 import diffrax
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
@@ -14,11 +15,12 @@ from ._dynamics import AbstractDynamics, as_rate
 
 
 class GradientFlow(AbstractDynamics):
-    """dθ/dt = −∇L_γ(θ), by Runge–Kutta steps of order 8; without decay it conserves every charge.
+    """dθ/dt = −∇L_γ(θ), by a Runge–Kutta method of order 8; without decay it conserves every charge.
 
     Args:
-        dt: the time step > 0; the error of a run falls some hundredfold when dt halves, down to rounding. A step costs
-            13 gradients, and is accurate up to about the largest dt at which gradient descent is stable.
+        dt: the time step > 0, taken in two halves; the error of a run falls some hundredfold when dt halves, down to
+            rounding. A step costs 26 gradients, and is accurate up to about the largest dt at which gradient descent
+            is stable: charges are then conserved to better than 1e-6.
 
     Raises:
         ValueError: for dt ≤ 0; on a Stream, once the problem is known.
@@ -53,23 +55,29 @@ class GradientFlow(AbstractDynamics):
     def init(self, problem: Problem, params: PyTree) -> PyTree:
         """The state of the solver."""
         arrays, _ = split(params)
-        start, end = self._interval(arrays, 0)
+        start, end = self._half(arrays, 0)
         return diffrax.Dopri8().init(self._term(problem, params), start, end, arrays, None)
 
     def step(
         self, problem: Problem, params: PyTree, state: PyTree, key: PRNGKeyArray, step: Any
     ) -> tuple[PyTree, PyTree]:
-        """One Runge–Kutta step."""
+        """One step, in two halves."""
         arrays, rebuild = split(params)
-        start, end = self._interval(arrays, step)
-        arrays, _, _, state, _ = diffrax.Dopri8().step(
-            self._term(problem, params), start, end, arrays, None, state, made_jump=jnp.array(False)
-        )
+        start, end = self._half(arrays, step)
+        term = self._term(problem, params)
+
+        def half(_: int, carry: tuple[list[Array], PyTree]) -> tuple[list[Array], PyTree]:
+            arrays, state = carry
+            taken = diffrax.Dopri8().step(term, start, end, arrays, None, state, made_jump=jnp.array(False))
+            return taken[0], taken[3]  # the solution and the solver's state; the rest is for adaptive steps
+
+        arrays, state = jax.lax.fori_loop(0, 2, half, (arrays, state))
         return rebuild(arrays), state
 
-    def _interval(self, arrays: list[Array], step: Any) -> tuple[Array, Array]:
-        like = jnp.zeros((), widest_dtype(arrays))
-        return like, cast(self.step_size(step), like)
+    def _half(self, arrays: list[Array], step: Any) -> tuple[Array, Array]:
+        """The time interval of half a step; the equation does not depend on time."""
+        start = jnp.zeros((), widest_dtype(arrays))
+        return start, cast(self.step_size(step), start) / 2
 
     def _term(self, problem: Problem, params: PyTree) -> diffrax.ODETerm:
         _, rebuild = split(params)

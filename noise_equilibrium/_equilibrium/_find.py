@@ -105,7 +105,8 @@ def _find_equilibrium(problem: Problem, params: PyTree, symmetry: BoundSymmetry,
     moved = [jnp.where(stay, array, new) for array, new in zip(arrays, moved, strict=True)]
     there = rebuild(moved)
     (moments_there,) = bound_moments(problem, there, (symmetry,))
-    residual = _relative_flow(*coefficients.sides(moments_there))
+    # Where nothing acts the flow is rounding error over rounding error: 0/0 := 0.
+    residual = jnp.where(balance.idle, 0, _relative_flow(*coefficients.sides(moments_there)))
     tolerance = jnp.sqrt(jnp.finfo(residual.dtype).eps)
     at_limit = jnp.any(balance.to_zero != 0) | jnp.any(balance.to_infinity != 0)
     status = jnp.select(
