@@ -12,14 +12,14 @@ class Metric:
 
     Attributes:
         name: what is measured.
-        predicted: what theory says.
+        predicted: what theory says; None where it only says that the value is large.
         measured: what came out.
         low: the least value that passes.
         high: the greatest value that passes.
     """
 
     name: str
-    predicted: float
+    predicted: float | None
     measured: float
     low: float = -math.inf
     high: float = math.inf
@@ -39,8 +39,8 @@ class Metric:
     def entry(self) -> dict[str, object]:
         """The metric as an entry of `metrics.json`; numbers that JSON does not know are spelled out."""
 
-        def number(value: float) -> float | str:
-            return float(value) if math.isfinite(value) else str(float(value))
+        def number(value: float | None) -> float | str | None:
+            return value if value is None else float(value) if math.isfinite(value) else str(float(value))
 
         return {
             "name": self.name,
@@ -56,11 +56,21 @@ def write_metrics(metrics: list[Metric], path: Path) -> None:
     path.write_text(json.dumps([metric.entry() for metric in metrics], indent=2, ensure_ascii=False) + "\n")
 
 
+def _short(value: float | None) -> str:
+    return "—" if value is None else f"{value:.4g}"
+
+
 def table(metrics: list[Metric]) -> str:
     """The metrics as a table for the terminal."""
     rows = [("", "predicted", "measured", "tolerance", "")]
     rows += [
-        (m.name, f"{m.predicted:.4g}", f"{m.measured:.4g}", m.tolerance, "pass" if m.passed else "FAIL")
+        (
+            m.name,
+            _short(m.predicted),
+            _short(m.measured),
+            m.tolerance,
+            "pass" if m.passed else "FAIL",
+        )
         for m in metrics
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -44,6 +44,12 @@ def require(condition: Callable[[np.ndarray], Any], value: Any, message: str) ->
         raise ValueError(message)
 
 
+def require_scalar(value: Any, name: str) -> None:
+    """Raise a ValueError unless a value is one number; schedules, which are functions, pass."""
+    if not callable(value) and jnp.ndim(value) != 0:
+        raise ValueError(f"{name} has shape {jnp.shape(value)}; expected one number. Use jax.vmap over several.")
+
+
 def cast(number: Any, like: Array) -> Array:
     """A number in the dtype of an array, so that dtypes follow the parameters and never the number."""
     return jnp.asarray(number).astype(like.dtype)

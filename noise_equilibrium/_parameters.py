@@ -65,6 +65,12 @@ def widest_dtype(arrays: Sequence[Array]) -> jnp.dtype:
     return max((array.dtype for array in arrays), key=lambda dtype: dtype.itemsize)
 
 
+def accumulation_dtype(arrays: Sequence[Array]) -> jnp.dtype:
+    """The dtype for sums of products of arrays: their widest, and at least single precision."""
+    widest = widest_dtype(arrays)
+    return widest if widest.itemsize >= 4 else jnp.dtype(jnp.float32)
+
+
 def flatten(params: PyTree) -> tuple[Float[Array, " P"], Callable[[Float[Array, " P"]], PyTree]]:
     """All parameters as one vector θ, in the order of Σ's rows and of the generator A.
 

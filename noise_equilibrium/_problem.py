@@ -10,10 +10,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ._keys import as_key
-from ._numbers import Traced, as_number, cast, jit, require
+from ._numbers import Traced, as_number, cast, jit, require, require_scalar
 from ._parameters import is_array, split
 
 
@@ -67,7 +68,7 @@ class Problem(Traced):
         self.data = data
         self.weight_decay = as_number(weight_decay)
         require(
-            lambda decay: decay >= 0,
+            lambda decay: (decay >= 0) & np.isfinite(decay),
             self.weight_decay,
             f"weight_decay is {weight_decay}; expected a number γ ≥ 0 (the penalty is +γ‖θ‖²).",
         )
@@ -137,6 +138,7 @@ class Problem(Traced):
             ValueError: on a Stream, or if the loss is not a real scalar.
         """
         self.require_finite("risk")
+        require_scalar(self.weight_decay, "weight_decay")
         return _risk(self, params)
 
 

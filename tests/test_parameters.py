@@ -69,7 +69,7 @@ def test_flatten_works_under_jit_grad_and_vmap():
         (1.0, False),
         (jnp.tanh, False),
     ],
-    ids=str,
+    ids=["jax", "numpy", "scalar", "bfloat16", "integer", "boolean", "complex", "python-float", "function"],
 )
 def test_floating_arrays_are_parameters(leaf, expected):
     assert is_parameter(leaf) is bool(expected)

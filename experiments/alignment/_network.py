@@ -24,6 +24,7 @@ __all__ = [
     "relative_motion",
     "run_batch",
     "symmetry",
+    "worst",
 ]
 
 
@@ -99,3 +100,8 @@ def relative_motion(before: Params, after: Params) -> float:
 def first(params: Params) -> Params:
     """The first of stacked parameters."""
     return Params(*(leaf[0] for leaf in params))
+
+
+def worst(ratios: np.ndarray) -> float:
+    """The ratio that is furthest from 1."""
+    return float(ratios[np.argmax(np.abs(np.log(ratios)))])

@@ -191,5 +191,5 @@ def _equilibria(
         Metric("isotropic, find_equilibrium: change of UW, worst of three starts", 0, change, high=1e-12),
         Metric("isotropic, find_equilibrium: relative motion of SGD's end point", 0, motion, high=0.06),
         Metric("isotropic, from GD's end point to SGD's mean Grams, in fluctuations", 0, distance, high=1),
-        Metric("isotropic, GD's end point itself, in fluctuations", np.nan, unmoved, low=2),
+        Metric("isotropic, GD's end point itself, in fluctuations", None, unmoved, low=2),
     ]

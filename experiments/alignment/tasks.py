@@ -18,6 +18,7 @@ from experiments.alignment._network import (
     relative_distance,
     run_batch,
     symmetry,
+    worst,
 )
 
 RECORDS = 100
@@ -86,12 +87,14 @@ class Ends:
 
 def run(preset: Preset, key: Array, bar: tqdm) -> tuple[list[Metric], Ends]:
     """Train on every task at once, and predict where SGD ends without training."""
-    keys = jax.random.split(key, 4)
+    keys = jax.random.split(key, 5)
     rng = np.random.default_rng(int(jax.random.randint(keys[0], (), 0, 2**31 - 1)))
     tasks = [Task.draw(rng, preset.d) for _ in range(preset.tasks)]
     teachers = _stack([ne.data.LinearTeacher(task.V, task.cov_x, task.cov_noise) for task in tasks])
     streams = ne.Stream(teachers)
-    exact = jax.vmap(lambda teacher: teacher.moment_matched(keys[3], 2 * preset.d))(teachers)
+    exact = jax.vmap(lambda teacher, key: teacher.moment_matched(key, 2 * preset.d))(
+        teachers, jax.random.split(keys[4], preset.tasks)
+    )
     initial = jax.vmap(lambda key: ne.models.two_layer_linear.init(key, preset.d, preset.hidden, preset.d))(
         jax.random.split(keys[1], preset.tasks)
     )
@@ -124,9 +127,9 @@ def run(preset: Preset, key: Array, bar: tqdm) -> tuple[list[Metric], Ends]:
     return [
         Metric("tasks, SGD: residual of Eq. (14), worst task", 0, residual_sgd.max(), high=0.10),
         Metric("tasks, GD: residual of Eq. (14), least task", start.min(), residual_gd.min(), low=0.30),
-        Metric("tasks, GD residual / SGD residual, least task", np.inf, (residual_gd / residual_sgd).min(), low=6),
-        Metric("tasks, SGD: ‖U‖²/‖W‖² over predicted, worst task", 1, _worst(ratio), 0.92, 1.08),
-        Metric("tasks, SGD: Tr∇²L over predicted, worst task", 1, _worst(sharpness / predicted_sharpness), 0.95, 1.05),
+        Metric("tasks, GD residual / SGD residual, least task", None, (residual_gd / residual_sgd).min(), low=6),
+        Metric("tasks, SGD: ‖U‖²/‖W‖² over predicted, worst task", 1, worst(ratio), 0.92, 1.08),
+        Metric("tasks, SGD: Tr∇²L over predicted, worst task", 1, worst(sharpness / predicted_sharpness), 0.95, 1.05),
     ], ends
 
 
@@ -151,11 +154,6 @@ def _hessian_trace(up_gram: np.ndarray, down_gram: np.ndarray, cov_x: np.ndarray
     d_y = up_gram.shape[-1]
     input_trace = np.einsum("tij,tji->t", down_gram, cov_x)
     return 2 * (d_y * input_trace + np.trace(cov_x, axis1=1, axis2=2) * np.trace(up_gram, axis1=1, axis2=2))
-
-
-def _worst(ratios: np.ndarray) -> float:
-    """The ratio that is furthest from 1."""
-    return float(ratios[np.argmax(np.abs(np.log(ratios)))])
 
 
 def _stack(trees: list[ne.data.LinearTeacher]) -> ne.data.LinearTeacher:

@@ -3,10 +3,11 @@
 import abc
 from typing import Any, ClassVar
 
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._flow import AbstractLaw
-from .._numbers import as_number, cast, require
+from .._numbers import as_number, cast, require, require_scalar
 from .._parameters import split
 from .._problem import Problem, weighted_gradient
 
@@ -57,7 +58,9 @@ def as_rate(value: Any, name: str) -> Any:
     """A learning rate or time step: a positive number, an array under `vmap`, or a schedule of the step number."""
     value = as_number(value)
     require(
-        lambda rate: rate > 0, value, f"{name} is {value}; expected a number > 0, or a schedule of the step number."
+        lambda rate: (rate > 0) & np.isfinite(rate),
+        value,
+        f"{name} is {value}; expected a number > 0, or a schedule of the step number.",
     )
     return value
 
@@ -73,6 +76,7 @@ def constant_rate(rate: Any, what: str) -> Any:
     Raises:
         ValueError: for a schedule, which has no single noise scale or equilibrium.
     """
+    require_scalar(rate, "the learning rate")
     if callable(rate):
         raise ValueError(
             f"{what} refers to one learning rate, and this one is a schedule; "

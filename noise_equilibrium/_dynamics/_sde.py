@@ -23,7 +23,8 @@ class SDE(AbstractDynamics):
     Args:
         learning_rate: η > 0; a number, an array under `vmap`, or an optax schedule.
         batch_size: S ≥ 1.
-        dt: the time step, of weak order 1; η if not given.
+        dt: the time step, of weak order 1; η if not given. A schedule, of η or dt, is a function of the number of steps
+            taken here.
 
     Raises:
         ValueError: for η ≤ 0, dt ≤ 0 or S < 1; on a Stream, once the problem is known.

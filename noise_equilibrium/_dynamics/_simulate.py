@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .._keys import as_key
-from .._numbers import jit
-from .._parameters import split, widest_dtype
+from .._numbers import jit, require_scalar
+from .._parameters import is_array, split, widest_dtype
 from .._problem import Problem
 from ._dynamics import AbstractDynamics
 
@@ -21,7 +21,7 @@ class Trajectory(eqx.Module):
     """What a run leaves behind; under `vmap` every array has the runs in front.
 
     Attributes:
-        params: the final parameters, or the last finite ones of a run that diverged.
+        params: the final parameters, or the last finite ones of a run that diverged (the start, if it was not finite).
         step: (steps // every + 1,) the numbers of steps done at each record, from 0.
         time: (steps // every + 1,) the time at each record: Σ η for SGD and GD, Σ dt for the SDE and gradient flow.
         observed: for each observable its records, stacked along a leading axis of steps // every + 1 rows, the first
@@ -56,6 +56,7 @@ def simulate(
 
     Memory does not grow with the steps, only with the records. A run whose parameters become non-finite is frozen at
     its last finite ones and flagged; under `vmap` its neighbours go on as if nothing had happened, to the last bit.
+    That holds for values: a derivative through a run that diverged is NaN, also in parameters shared with others.
 
     Args:
         problem: the problem.
@@ -95,6 +96,8 @@ def simulate(
     for name, function in observe.items():
         if not callable(function):
             raise ValueError(f"observable {name!r} is {function!r}; expected a function of params.")
+    require_scalar(problem.weight_decay, "weight_decay")
+    require_scalar(dynamics.time_step, "the learning rate or time step")
     dynamics.check(problem)
     key = as_key(key, f"{type(dynamics).__name__} in simulate") if dynamics.needs_key else jax.random.key(0)
     return _simulate(problem, dynamics, params, key, observe, int(steps), int(every))
@@ -131,11 +134,16 @@ def _simulate(
         here = rebuild(carry.arrays)
         alive = carry.diverged_at < 0
 
-        def mark(value: Any) -> Array:
+        def mark(value: Any, name: str) -> Array:
+            if not is_array(value) and not isinstance(value, int | float):
+                raise ValueError(f"observable {name!r} returns {type(value).__name__}; expected a pytree of arrays.")
             value = jnp.asarray(value)
             return jnp.where(alive, value, jnp.nan) if jnp.issubdtype(value.dtype, jnp.inexact) else value
 
-        return {name: jax.tree_util.tree_map(mark, function(here)) for name, function in observe.items()}
+        return {
+            name: jax.tree_util.tree_map(lambda value, name=name: mark(value, name), function(here))
+            for name, function in observe.items()
+        }
 
     def row(carry: _Carry, first: Int[Array, ""]) -> tuple[_Carry, dict[str, PyTree]]:
         carry = jax.lax.fori_loop(0, every, lambda i, carry: advance(carry, first + i), carry)

@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, Int, PyTree
 from .._flow import AbstractLaw, as_law
 from .._noise import bound_moments
 from .._numbers import jit
-from .._parameters import split, widest_dtype
+from .._parameters import split
 from .._problem import Problem
-from .._symmetry import BoundSymmetry, Symmetry
+from .._symmetry import BoundSymmetry, Symmetry, bind
 from ._elementwise import Balance, balance_elements
 from ._geometric_mean import balance_matrices, limit_directions
 from ._status import Status
@@ -23,10 +23,11 @@ class Equilibrium(eqx.Module):
 
     Attributes:
         params: the equilibrium; a pytree like the params it was found from, with the same loss.
-        element: λ* = log P, of the charge's shape: `params` is `act(params, element)` of the start. −∞ and +∞ in the
-            scalar and diagonal algebras where P goes to 0 or ∞; in the symmetric algebra log P on the directions where
-            it is finite and 0 on the others, which the two projectors name.
-        residual: the relative flow ‖dQ/dt‖ / (‖what raises Q‖ + ‖what lowers Q‖), measured anew at `params`; 0/0 is 0.
+        element: λ* = log P, of the charge's shape; where the status is CONVERGED, `params` is `act(start, element)`. −∞
+            and +∞ in the scalar and diagonal algebras where P goes to 0 or ∞; in the symmetric algebra log P on the
+            directions where it is finite and 0 on the others, which the two projectors name.
+        residual: the relative flow ‖dQ/dt‖ / (‖what raises Q‖ + ‖what lowers Q‖), measured anew at `params`; 0/0 is 0,
+            and NaN stays NaN.
         status: an int32 code of `Status`.
         to_zero: the directions where P → 0 and the + legs die: 1 or 0 for each, or the projector on them.
         to_infinity: the directions where P → ∞ and the − legs die, likewise.
@@ -64,6 +65,11 @@ def find_equilibrium(problem: Problem, params: PyTree, symmetry: Symmetry, law: 
 
     Not checked: that the loss has the symmetry; a residual that does not vanish (NOT_CONVERGED) says that it has not.
 
+    Precision: what lies below 8dε of the largest eigenvalue of the uncentred R or T (d the length of the axis, ε the
+    rounding unit) cannot be told from zero. In single precision, far from balance or with inputs far from zero mean,
+    that can make a weak direction look like one without a limit (DIVERGES); the product of the legs stays right, and
+    the residual tells. Use double precision there.
+
     Example:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
         >>> problem = ne.Problem(lambda p, z: (p["u"] * p["w"] - z) ** 2, jnp.array([0.0, 2.0]))
@@ -76,7 +82,7 @@ def find_equilibrium(problem: Problem, params: PyTree, symmetry: Symmetry, law: 
     law = as_law(law)
     problem.require_finite("find_equilibrium")
     law.charge_law(problem)  # raises for bad numbers, which cannot be seen once they are traced
-    bound = symmetry.bind(params)
+    bound = bind(symmetry, params)
     if len({abs(leg.power) for leg in bound.legs}) > 1:
         raise ValueError(
             f"the legs have powers {sorted({leg.power for leg in bound.legs})}; "
@@ -92,8 +98,10 @@ def _find_equilibrium(problem: Problem, params: PyTree, symmetry: BoundSymmetry,
     coefficients = law.charge_law(problem)
     inputs = (*coefficients.sides(moments), coefficients.resolution(moments))
     finite = jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in [*jax.tree_util.tree_leaves(inputs), *arrays]]).all()
+    finite &= (jnp.asarray(coefficients.decay) >= 0) & (jnp.asarray(coefficients.scale) >= 0)
     arrays_used, inputs = jax.tree_util.tree_map(lambda leaf: jnp.where(finite, leaf, 1), (arrays, inputs))
-    balance = _balance(symmetry, arrays_used, *inputs)
+    # Legs are looked at in the precision of their moments, and moved in their own.
+    balance = _balance(symmetry, [array.astype(inputs[0].dtype) for array in arrays_used], *inputs)
 
     with jax.default_matmul_precision("highest"):
         factors = {
@@ -107,7 +115,8 @@ def _find_equilibrium(problem: Problem, params: PyTree, symmetry: BoundSymmetry,
     (moments_there,) = bound_moments(problem, there, (symmetry,))
     # Where nothing acts the flow is rounding error over rounding error: 0/0 := 0.
     residual = jnp.where(balance.idle, 0, _relative_flow(*coefficients.sides(moments_there)))
-    tolerance = jnp.sqrt(jnp.finfo(residual.dtype).eps)
+    # The answer is held in the parameters' own precision, which may be less than that of the moments.
+    tolerance = max(jnp.finfo(arrays[leg.index].dtype).eps for leg in symmetry.legs) ** 0.5
     at_limit = jnp.any(balance.to_zero != 0) | jnp.any(balance.to_infinity != 0)
     status = jnp.select(
         [~finite, balance.idle, balance.diverges, ~(residual <= tolerance), at_limit],
@@ -149,7 +158,7 @@ def _balance(
 
 def _weights(symmetry: BoundSymmetry, arrays: list[Array]) -> tuple[Array, Array]:
     """The Grams of all + legs and of all − legs, of the internal shape."""
-    plus = minus = jnp.zeros(symmetry.shape, widest_dtype([arrays[leg.index] for leg in symmetry.legs]))
+    plus = minus = jnp.zeros(symmetry.shape, arrays[0].dtype)
     for power, gram in symmetry.grams(jax.lax.stop_gradient(arrays)).items():
         plus, minus = (plus + gram, minus) if power > 0 else (plus, minus + gram)
     return plus, minus
@@ -163,9 +172,9 @@ def _projected(symmetry: BoundSymmetry, arrays: list[Array], projector: Array) -
 def _relative_flow(lowers: Array, raises: Array) -> Float[Array, ""]:
     """‖T − R‖ / (‖T‖ + ‖R‖), 0/0 := 0, with derivative 0 where the flow vanishes."""
     numerator, denominator = _norm(raises - lowers), _norm(raises) + _norm(lowers)
-    return jnp.where(denominator > 0, numerator / jnp.where(denominator > 0, denominator, 1), 0)
+    return jnp.where(denominator == 0, 0, numerator / jnp.where(denominator == 0, 1, denominator))
 
 
 def _norm(array: Array) -> Float[Array, ""]:
     square = jnp.sum(array**2)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+    return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))

@@ -18,6 +18,6 @@ class Status(enum.IntEnum):
     NO_NOISE = 3
     """Neither noise nor weight decay acts along the symmetry: every point is an equilibrium, nothing is moved."""
     NOT_CONVERGED = 4
-    """The flow does not vanish at the answer; the loss may lack the symmetry."""
+    """The flow does not vanish at the answer, which is returned all the same; the loss may lack the symmetry."""
     NON_FINITE_INPUT = 5
-    """Parameters, data or moments hold a NaN or an infinity; nothing is moved."""
+    """Parameters, data or moments hold a NaN or an infinity, or γ < 0 or ηγ ≥ 1 under a trace; nothing is moved."""

@@ -14,10 +14,11 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
+import numpy as np
 from jaxtyping import Array
 
 from .._noise import Moments
-from .._numbers import Traced, as_number, cast, require
+from .._numbers import Traced, as_number, cast, require, require_scalar
 from .._problem import Problem
 
 
@@ -94,5 +95,6 @@ def as_law(law: Any) -> AbstractLaw:
     law = as_number(law)
     if not isinstance(law, float | jax.Array) and not hasattr(law, "shape"):
         raise ValueError(f"the law is {law!r}; expected a noise scale σ² = η/(2S), or an SDE, SGD or GD object.")
-    require(lambda scale: scale > 0, law, f"the noise scale is {law}; expected σ² = η/(2S) > 0.")
+    require_scalar(law, "the noise scale")
+    require(lambda scale: (scale > 0) & np.isfinite(scale), law, f"the noise scale is {law}; expected σ² = η/(2S) > 0.")
     return NoiseScale(law)

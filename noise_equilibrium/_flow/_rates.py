@@ -4,10 +4,10 @@ from typing import Any
 
 from jaxtyping import Array, PyTree
 
-from .._noise import noise_moments
+from .._noise import bound_moments
 from .._numbers import cast
 from .._problem import Problem
-from .._symmetry import Symmetry
+from .._symmetry import Symmetry, bind
 from ._law import AbstractLaw, as_law
 
 
@@ -39,7 +39,8 @@ def noether_flow(problem: Problem, params: PyTree, symmetry: Symmetry, noise_sca
     """
     law = as_law(noise_scale)
     problem.require_finite("noether_flow")
-    return law.charge_law(problem).flow(noise_moments(problem, params, symmetry))
+    (moments,) = bound_moments(problem, params, (bind(symmetry, params),))
+    return law.charge_law(problem).flow(moments)
 
 
 def expected_charge_step(problem: Problem, params: PyTree, symmetry: Symmetry, dynamics: AbstractLaw) -> Array:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PyTree
 from .._noise import bound_moments
 from .._numbers import cast, jit
 from .._problem import Problem
-from .._symmetry import BoundSymmetry, Symmetry
+from .._symmetry import BoundSymmetry, Symmetry, bind
 from ._law import AbstractLaw, as_law
 
 
@@ -40,7 +40,7 @@ def relaxation_rates(problem: Problem, params: PyTree, symmetry: Symmetry, noise
     problem.require_finite("relaxation_rates")
     law = as_law(noise_scale)
     law.charge_law(problem)  # raises for bad numbers, which cannot be seen once they are traced
-    return _relaxation_rates(problem, params, symmetry.bind(params), law)
+    return _relaxation_rates(problem, params, bind(symmetry, params), law)
 
 
 @jit
@@ -61,7 +61,8 @@ def _relaxation_rates(problem: Problem, params: PyTree, symmetry: BoundSymmetry,
     else:
         empty = weight == 0
         ratio = jnp.where(empty, jnp.inf, noise / jnp.where(empty, 1, weight))
-    return 4 * cast(coefficients.decay, ratio) + 2 * cast(coefficients.scale, ratio) * ratio
+    rates = 4 * cast(coefficients.decay, ratio) + 2 * cast(coefficients.scale, ratio) * ratio
+    return jnp.where(jnp.isinf(ratio), jnp.inf, rates)  # also at a noise scale of 0
 
 
 def _pencil(noise: Float[Array, "d d"], weight: Float[Array, "d d"]) -> Float[Array, " d(d+1)/2"]:

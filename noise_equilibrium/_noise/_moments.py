@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._numbers import cast, jit
-from .._parameters import split
+from .._parameters import accumulation_dtype, split
 from .._problem import Problem
-from .._symmetry import BoundSymmetry, Symmetry
+from .._symmetry import BoundSymmetry, Symmetry, bind
 from ._pass import gradient_grams
 
 
@@ -98,8 +98,8 @@ def noise_moments(
         symmetry: whose legs are measured; a sequence of symmetries is measured in the same pass.
 
     Returns:
-        Moments, in the dtype of the parameters, computed at the highest matrix-product precision; a tuple of them for a
-        sequence.
+        Moments, in the widest dtype of the legs' parameters, at least float32, at the highest matrix-product precision;
+        a tuple of them for a sequence.
 
     Raises:
         ValueError: on a Stream; if the loss is not a real scalar; if a leg does not fit params.
@@ -119,9 +119,9 @@ def noise_moments(
     problem.require_finite("noise_moments")
     if isinstance(symmetry, Symmetry):
         return bound_moments(problem, params, (symmetry.bind(params),))[0]
-    if not symmetry:
-        raise ValueError("got an empty sequence of symmetries; expected at least one.")
-    return bound_moments(problem, params, tuple(one.bind(params) for one in symmetry))
+    if not isinstance(symmetry, Sequence) or not symmetry:
+        raise ValueError(f"symmetry is {symmetry!r}; expected a Symmetry, or a sequence of at least one.")
+    return bound_moments(problem, params, tuple(bind(one, params) for one in symmetry))
 
 
 @jit
@@ -130,7 +130,9 @@ def bound_moments(problem: Problem, params: PyTree, symmetries: tuple[BoundSymme
     with jax.default_matmul_precision("highest"):
         arrays, _ = split(params)
         wanted = [(leg, symmetry) for symmetry in symmetries for leg in symmetry.legs]
-        seconds, means = gradient_grams(problem, params, wanted)
+        dtype = accumulation_dtype([arrays[leg.index] for leg, _ in wanted])
+        seconds, means = gradient_grams(problem, params, wanted, dtype)
+        arrays = [array.astype(dtype) for array in arrays]
         if problem.num_samples == 1:  # one sample has no noise, not even that of rounding
             seconds = [symmetry.algebra.gram(leg.to_matrix(means[leg.index])) for leg, symmetry in wanted]
         values = iter(seconds)

@@ -21,13 +21,16 @@ Wanted = Sequence[tuple[BoundLeg, BoundSymmetry]]
 Sums = TypeVar("Sums", bound=PyTree)
 
 
-def gradient_grams(problem: Problem, params: PyTree, wanted: Wanted) -> tuple[list[Array], list[Array]]:
+def gradient_grams(
+    problem: Problem, params: PyTree, wanted: Wanted, dtype: jnp.dtype
+) -> tuple[list[Array], list[Array]]:
     """E[gram(g)] for each wanted leg, and for each parameter ḡ, zero where no leg wants it.
 
     Args:
         problem: a finite problem.
         params: the parameters, any pytree.
         wanted: legs, each with the symmetry whose algebra says what of a Gram is needed.
+        dtype: of the results, and of the arithmetic after the backward pass.
 
     Returns:
         Grams of the internal shape, with the block axis in front, and mean gradients shaped like the parameters.
@@ -44,10 +47,10 @@ def gradient_grams(problem: Problem, params: PyTree, wanted: Wanted) -> tuple[li
         factors = {}
         for leaf, form in forms.items():
             if leaf in tapped.escaped:
-                factors[leaf] = [slots[tapped.escaped.index(leaf)][:, None]]
+                factors[leaf] = [slots[tapped.escaped.index(leaf)][:, None].astype(dtype)]
             elif form is not None:
                 uses, mine = [tapped.uses[i] for i in form.uses], [pairs[i] for i in form.uses]
-                factors[leaf] = hold(form, uses, mine, arrays[leaf].dtype)
+                factors[leaf] = hold(form, uses, mine, dtype)
         grams = {
             place: gram(form, leg, symmetry, n)(factors[leg.index])
             for place, (leg, symmetry) in enumerate(wanted)
@@ -56,14 +59,13 @@ def gradient_grams(problem: Problem, params: PyTree, wanted: Wanted) -> tuple[li
         return grams, {leaf: total_gradient(form, factors[leaf]) for leaf, form in forms.items() if form is not None}
 
     count = problem.num_samples
-    grams, gradients = _sum_in_chunks(sums, problem.data, count, _chunk(forms, wanted, arrays, count))
+    grams, gradients = _sum_in_chunks(sums, problem.data, count, _chunk(forms, wanted, arrays, count, dtype))
     seconds = [
-        grams[place] / count
-        if leg.index in used
-        else jnp.zeros(symmetry.algebra.shape(leg.blocks, leg.size), arrays[leg.index].dtype)
+        grams[place] / count if leg.index in used else jnp.zeros(symmetry.algebra.shape(leg.blocks, leg.size), dtype)
         for place, (leg, symmetry) in enumerate(wanted)
     ]
-    return seconds, [gradients[i] / count if i in used else jnp.zeros_like(array) for i, array in enumerate(arrays)]
+    means = [gradients[i] / count if i in used else jnp.zeros(a.shape, dtype) for i, a in enumerate(arrays)]
+    return seconds, means
 
 
 def _form(tapped: TappedLoss, leaf: int, shape: tuple[int, ...]) -> GradientForm | None:
@@ -74,11 +76,15 @@ def _form(tapped: TappedLoss, leaf: int, shape: tuple[int, ...]) -> GradientForm
     return gradient_form(shape, [tapped.uses[place] for place in places], places)
 
 
-def _chunk(forms: dict[int, GradientForm | None], wanted: Wanted, arrays: list[Array], count: int) -> int:
+def _chunk(
+    forms: dict[int, GradientForm | None], wanted: Wanted, arrays: list[Array], count: int, dtype: jnp.dtype
+) -> int:
     """How many samples to take at once so that what is not an activation stays below CHUNK_BYTES."""
-    dense = sum(count * arrays[leaf].nbytes for leaf, form in forms.items() if form is not None and form.is_dense)
+    dense = sum(
+        count * arrays[leaf].size * dtype.itemsize for leaf, form in forms.items() if form is not None and form.is_dense
+    )
     intermediates = [
-        gram(form, leg, symmetry, count).largest() * arrays[leg.index].dtype.itemsize
+        gram(form, leg, symmetry, count).largest() * dtype.itemsize
         for leg, symmetry in wanted
         if (form := forms[leg.index]) is not None
     ]

@@ -3,7 +3,7 @@
 from ._check import SymmetryError, check_symmetry, symmetry_violation
 from ._families import double_rotation, neuron_rescaling, rescaling, scaling
 from ._leg import Leg
-from ._symmetry import AbstractSymmetry, BoundSymmetry, Symmetry
+from ._symmetry import AbstractSymmetry, BoundSymmetry, Symmetry, bind
 
 __all__ = [
     "AbstractSymmetry",
@@ -11,6 +11,7 @@ __all__ = [
     "Leg",
     "Symmetry",
     "SymmetryError",
+    "bind",
     "check_symmetry",
     "double_rotation",
     "neuron_rescaling",

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from .._numbers import cast, jit
 from .._parameters import split
 from .._problem import Problem
-from ._symmetry import BoundSymmetry, Symmetry
+from ._symmetry import BoundSymmetry, Symmetry, bind
 
 CHUNK = 64
 
@@ -54,7 +54,7 @@ def symmetry_violation(problem: Problem, params: PyTree, symmetry: Symmetry) -> 
         True
     """
     problem.require_finite("symmetry_violation")
-    return jnp.max(_violations(problem, params, symmetry.bind(params)).size)
+    return jnp.max(_violations(problem, params, bind(symmetry, params)).size)
 
 
 def check_symmetry(problem: Problem, params: PyTree, symmetry: Symmetry) -> None:
@@ -70,7 +70,7 @@ def check_symmetry(problem: Problem, params: PyTree, symmetry: Symmetry) -> None
         ValueError: as `symmetry_violation`.
     """
     problem.require_finite("check_symmetry")
-    bound = symmetry.bind(params)
+    bound = bind(symmetry, params)
     size, element = _violations(problem, params, bound)
     threshold = float(jnp.sqrt(jnp.finfo(size.dtype).eps))
     worst = int(jnp.argmax(jnp.where(jnp.isnan(size), jnp.inf, size)))

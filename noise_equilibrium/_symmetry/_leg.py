@@ -1,5 +1,7 @@
 """A leg: one axis of one parameter that a symmetry multiplies by a power of P."""
 
+import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -37,11 +39,11 @@ class Leg:
                 f"where is {self.where!r}; expected a function that selects a parameter, "
                 "such as lambda params: params['w']."
             )
-        if self.axis is not None and not isinstance(self.axis, int):
+        if self.axis is not None and not isinstance(self.axis, numbers.Integral):
             raise ValueError(f"axis is {self.axis!r}; expected an integer, or None for the whole parameter.")
-        if not isinstance(self.power, int | float) or self.power == 0:
+        if not isinstance(self.power, numbers.Real) or not math.isfinite(self.power) or self.power == 0:
             raise ValueError(f"power is {self.power!r}; expected +1, −1 or another non-zero number.")
-        if not isinstance(self.blocks, int) or self.blocks < 1 or (self.blocks > 1 and self.axis is None):
+        if not isinstance(self.blocks, numbers.Integral) or self.blocks < 1 or (self.blocks > 1 and self.axis is None):
             raise ValueError(
                 f"blocks is {self.blocks} with axis {self.axis}; "
                 "expected blocks ≥ 1, and an axis to split if blocks > 1."

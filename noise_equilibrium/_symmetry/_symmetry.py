@@ -3,6 +3,7 @@
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -83,6 +84,17 @@ class AbstractSymmetry(eqx.Module):
         """A θ, the derivative of `act(params, ρ·element)` at ρ = 0; Definition 4.1."""
 
 
+def bind(symmetry: Any, params: PyTree) -> BoundSymmetry:
+    """`symmetry.bind(params)` for work that takes one leg symmetry.
+
+    Raises:
+        ValueError: for anything else, a sequence of symmetries included.
+    """
+    if not isinstance(symmetry, Symmetry):
+        raise ValueError(f"symmetry is {symmetry!r}; expected one Symmetry.")
+    return symmetry.bind(params)
+
+
 class Symmetry(AbstractSymmetry):
     """A symmetry that multiplies axes of parameters by powers of one P = e^{element}.
 
@@ -150,6 +162,9 @@ class Symmetry(AbstractSymmetry):
 
         Returns:
             A scalar, (d,) or (d, d) for the scalar, diagonal and symmetric algebras; (H, …) with H blocks.
+
+        Raises:
+            ValueError: if a leg does not fit params.
         """
         bound = self.bind(params)
         arrays, _ = split(params)
