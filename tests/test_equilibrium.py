@@ -537,3 +537,53 @@ def test_the_equilibrium_needs_finite_data():
     stream = ne.Problem(linear.loss, ne.Stream(lambda key: (jax.random.normal(key, (3,)), jnp.zeros(3))))
     with pytest.raises(ValueError, match=r"find_equilibrium needs an expectation .* problem\.sampled\(key, n\)"):
         ne.find_equilibrium(stream, start, linear.symmetry, NOISE_SCALE)
+
+
+def test_a_nan_flow_at_the_answer_is_not_converged():
+    """The second term breaks the symmetry and is only defined where the start is."""
+
+    def loss(p, z):
+        return (p["u"] * p["w"] - z) ** 2 + 1e-3 * z * jnp.sqrt(p["u"] - 1.2)
+
+    params = {"u": jnp.array(2.0), "w": jnp.array(0.5)}
+    symmetry = ne.rescaling(lambda p: p["u"], lambda p: p["w"])
+    found = ne.find_equilibrium(ne.Problem(loss, jnp.array([0.0, 3.0])), params, symmetry, 0.01)
+    assert jnp.isnan(found.residual)
+    assert found.status == ne.Status.NOT_CONVERGED
+
+
+def test_a_traced_decay_outside_the_theory_is_a_status():
+    keys = jax.random.split(jax.random.key(0), 3)
+    data = jax.random.normal(keys[0], (6, 2)), jax.random.normal(keys[1], (6, 2))
+    params = linear.init(keys[2], 2, 3, 2)
+
+    def status(decay):
+        return ne.find_equilibrium(ne.Problem(linear.loss, data, decay), params, linear.symmetry, ne.SGD(1.0, 1)).status
+
+    codes = jax.vmap(status)(jnp.array([0.1, 2.0, -0.1]))
+    assert codes[0] != ne.Status.NON_FINITE_INPUT
+    assert codes[1:].tolist() == [ne.Status.NON_FINITE_INPUT] * 2
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("down", [jnp.bfloat16, jnp.float32], ids=["half", "mixed"])
+def test_half_precision_is_balanced_in_single_and_kept_in_half(down):
+    keys = jax.random.split(jax.random.key(0), 3)
+    data = jax.random.normal(keys[0], (40, 3)), jax.random.normal(keys[1], (40, 3))
+    params = linear.init(keys[2], 3, 4, 3)
+    half = linear.Params(params.up.astype(jnp.bfloat16), params.down.astype(down))
+
+    def loss(p, z):
+        return linear.loss(linear.Params(p.up.astype(jnp.float32), p.down.astype(jnp.float32)), z)
+
+    problem = ne.Problem(loss, data)
+    assert ne.noise_moments(problem, half, linear.symmetry).noise_plus.dtype == jnp.float32
+    found = ne.find_equilibrium(problem, half, linear.symmetry, 0.01)
+    assert (found.params.up.dtype, found.params.down.dtype) == (jnp.bfloat16, down)
+    assert found.status in (ne.Status.CONVERGED, ne.Status.LIMIT)
+    assert found.residual < 0.02  # the rounding of bfloat16 is 2⁻⁸
+
+
+def test_one_symmetry_is_expected():
+    with pytest.raises(ValueError, match="expected one Symmetry"):
+        ne.find_equilibrium(ne.Problem(linear.loss, (jnp.ones((2, 2)),) * 2), None, [linear.symmetry], 0.01)

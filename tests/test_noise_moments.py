@@ -79,7 +79,7 @@ def test_several_symmetries_in_one_pass_equal_one_at_a_time():
 
 
 def test_an_empty_sequence_of_symmetries_is_refused():
-    with pytest.raises(ValueError, match="empty sequence of symmetries; expected at least one"):
+    with pytest.raises(ValueError, match="expected a Symmetry, or a sequence of at least one"):
         ne.noise_moments(ne.Problem(linear, DATA), PARAMS, [])
 
 
