@@ -1,5 +1,7 @@
 """Handwritten digits: real images that ship with scikit-learn."""
 
+from typing import Any
+
 import numpy as np
 
 
@@ -24,7 +26,8 @@ def digits(scale: float | None = None) -> tuple[np.ndarray, np.ndarray]:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise ImportError("the digits come with scikit-learn: pip install scikit-learn") from error
-    pixels, labels = (np.asarray(part) for part in load_digits(return_X_y=True))
+    bunch: Any = load_digits()
+    pixels, labels = np.asarray(bunch.data), np.asarray(bunch.target)
     pixels = pixels[:, pixels.std(axis=0) > 0]
     x = (3 / np.sqrt(pixels.shape[1]) if scale is None else scale) * (pixels - pixels.mean(axis=0)) / pixels.std(axis=0)
     y = np.eye(10)[labels]
