@@ -351,3 +351,11 @@ def test_loss_that_is_not_a_scalar_is_refused():
     problem = ne.Problem(lambda p, z: p["u"] @ (p["w"] @ z[0]), DATA)
     with pytest.raises(ValueError, match=r"shape \(2,\) and dtype float64 for one sample; expected a real scalar"):
         ne.noise_moments(problem, PARAMS, ne.rescaling(leaf("u"), leaf("w")))
+
+
+def test_an_escape_remembers_the_primitive_that_made_it():
+    def loss(p, z):
+        return jnp.sum((p["u"] @ (jnp.sin(p["w"]) @ z)) ** 2)
+
+    tapped = tap(ne.Problem(loss, normal(1, 5, 4)), {"u": normal(2, 2, 3), "w": normal(3, 3, 4)}, [0, 1])
+    assert (tapped.escaped, tapped.culprits) == ((1,), ("sin",))
