@@ -13,16 +13,18 @@ from . import data, models
 from ._dynamics import GD, SDE, SGD, AbstractDynamics, GradientFlow, Trajectory, simulate
 from ._equilibrium import Equilibrium, Status, find_equilibrium
 from ._flow import expected_charge_step, noether_flow, relaxation_rates
-from ._noise import Moments, gradient_covariance, noise_moments, sample_noise
+from ._noise import Moments, SpectralMoments, gradient_covariance, noise_moments, sample_noise
 from ._parameters import flatten
 from ._problem import Problem, Stream
 from ._symmetry import (
     AbstractSymmetry,
+    ExponentialSymmetry,
     Leg,
     Symmetry,
     SymmetryError,
     check_symmetry,
     double_rotation,
+    exponential_symmetry,
     neuron_rescaling,
     rescaling,
     scaling,
@@ -41,10 +43,12 @@ __all__ = [
     "AbstractDynamics",
     "AbstractSymmetry",
     "Equilibrium",
+    "ExponentialSymmetry",
     "GradientFlow",
     "Leg",
     "Moments",
     "Problem",
+    "SpectralMoments",
     "Status",
     "Stream",
     "Symmetry",
@@ -54,6 +58,7 @@ __all__ = [
     "data",
     "double_rotation",
     "expected_charge_step",
+    "exponential_symmetry",
     "find_equilibrium",
     "flatten",
     "gradient_covariance",

@@ -23,6 +23,7 @@ SIGNATURES = {
     "rescaling": "up down",
     "neuron_rescaling": "up down",
     "double_rotation": "left right blocks",
+    "exponential_symmetry": "A",
     "noise_moments": "problem params symmetry",
     "gradient_covariance": "problem params",
     "sample_noise": "problem params key",

@@ -10,7 +10,7 @@ import pytest
 from cases import CASES, Case, leaf, normal, squared, symmetry_of, two_layer
 
 import noise_equilibrium as ne
-from noise_equilibrium._noise import _pass
+from noise_equilibrium._noise import _chunks, _pass
 from noise_equilibrium._noise._reference import per_sample_gradients, reference_moments
 from noise_equilibrium._noise._taps import tap
 from noise_equilibrium._parameters import split
@@ -86,25 +86,39 @@ def test_an_empty_sequence_of_symmetries_is_refused():
 # --- memory bounded by the chunk -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("size", "chunk"), [(1, 1), (3 * 12 * 8, 3)], ids=["one-by-one", "seven-in-threes"])
-def test_chunks_change_nothing(monkeypatch, size, chunk):
+@pytest.mark.parametrize(("size", "most"), [(1, 1), (3 * 12 * 8, 3)], ids=["one-by-one", "seven-in-threes"])
+def test_chunks_change_nothing(monkeypatch, size, most):
     def loss(p, z):  # a fresh function: what is compiled with another chunk must not be found again
         x, y = z
         return squared(p["u"] @ jnp.tanh(p["w"] @ x), y) + x[0] * jnp.sum(p["w"] ** 2)
 
     taken = []
 
-    def spy(sums, data, count, chunk):
-        taken.append(chunk)
-        return in_chunks(sums, data, count, chunk)
+    def spy(sums, data, count, most):
+        taken.append(most)
+        return in_chunks(sums, data, count, most)
 
-    in_chunks = _pass._sum_in_chunks
-    monkeypatch.setattr(_pass, "CHUNK_BYTES", size)
-    monkeypatch.setattr(_pass, "_sum_in_chunks", spy)
+    in_chunks = _pass.sum_over_samples
+    monkeypatch.setattr(_chunks, "CHUNK_BYTES", size)
+    monkeypatch.setattr(_pass, "sum_over_samples", spy)
     problem = ne.Problem(loss, (normal(3, 7, 4), normal(4, 7, 2)))
     symmetry = ne.double_rotation(leaf("u"), leaf("w"))
     assert_same_moments(ne.noise_moments(problem, two_layer(), symmetry), reference(problem, two_layer(), symmetry))
-    assert taken == [chunk]
+    assert taken == [most]
+
+
+@pytest.mark.parametrize(("count", "most"), [(12, 12), (12, 5), (12, 1), (7, 3), (1, 1), (13, 4)])
+def test_chunks_hold_every_sample_once_and_no_more_than_they_may(count, most):
+    sizes = []
+
+    def sums(samples):
+        sizes.append(len(samples))
+        return jnp.sum(samples), jnp.sum(samples**2)
+
+    data = normal(1, count)
+    total = jax.jit(lambda data: _chunks.sum_over_samples(sums, data, count, most))(data)
+    np.testing.assert_allclose(total, (np.sum(data), np.sum(data**2)), rtol=1e-13)
+    assert max(sizes) <= most
 
 
 reference = jax.jit(reference_moments, static_argnums=2)

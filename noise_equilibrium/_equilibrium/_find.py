@@ -12,7 +12,7 @@ from .._noise import bound_moments
 from .._numbers import jit
 from .._parameters import split
 from .._problem import Problem
-from .._symmetry import BoundSymmetry, Symmetry, bind
+from .._symmetry import BoundSymmetry, Symmetry, bind_legs
 from ._elementwise import Balance, balance_elements
 from ._geometric_mean import balance_matrices, limit_directions
 from ._status import Status
@@ -82,7 +82,7 @@ def find_equilibrium(problem: Problem, params: PyTree, symmetry: Symmetry, law: 
     law = as_law(law)
     problem.require_finite("find_equilibrium")
     law.charge_law(problem)  # raises for bad numbers, which cannot be seen once they are traced
-    bound = bind(symmetry, params)
+    bound = bind_legs(symmetry, params, "find_equilibrium")
     if len({abs(leg.power) for leg in bound.legs}) > 1:
         raise ValueError(
             f"the legs have powers {sorted({leg.power for leg in bound.legs})}; "

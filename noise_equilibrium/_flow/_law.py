@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from .._noise import Moments
+from .._noise import AbstractMoments
 from .._numbers import Traced, as_number, cast, require, require_scalar
 from .._problem import Problem
 
@@ -37,18 +37,18 @@ class ChargeLaw(eqx.Module):
     noise: Any
     mean: Any
 
-    def sides(self, moments: Moments) -> tuple[Array, Array]:
+    def sides(self, moments: AbstractMoments) -> tuple[Array, Array]:
         """(R, T): what lowers and what raises the charge, halved; both positive semidefinite."""
         lowers = self._side(moments.weight_plus, moments.noise_minus, moments.mean_minus)
         raises = self._side(moments.weight_minus, moments.noise_plus, moments.mean_plus)
         return lowers, raises
 
-    def flow(self, moments: Moments) -> Array:
+    def flow(self, moments: AbstractMoments) -> Array:
         """dQ/dt, of the charge's shape."""
         lowers, raises = self.sides(moments)
         return 2 * (raises - lowers)
 
-    def resolution(self, moments: Moments) -> tuple[Array, Array]:
+    def resolution(self, moments: AbstractMoments) -> tuple[Array, Array]:
         """(R, T) as they would be without centring: the size against which rounding errors of `sides` are small."""
         uncentred = eqx.tree_at(
             lambda m: m.noise, moments, jax.tree_util.tree_map(lambda a, b: a + b, moments.noise, moments.mean)

@@ -7,11 +7,11 @@ from jaxtyping import Array, PyTree
 from .._noise import bound_moments
 from .._numbers import cast
 from .._problem import Problem
-from .._symmetry import Symmetry, bind
+from .._symmetry import AbstractSymmetry, bind
 from ._law import AbstractLaw, as_law
 
 
-def noether_flow(problem: Problem, params: PyTree, symmetry: Symmetry, noise_scale: Any) -> Array:
+def noether_flow(problem: Problem, params: PyTree, symmetry: AbstractSymmetry, noise_scale: Any) -> Array:
     """dQ/dt = −4γ Q + 2σ² (M₊ − M₋): the Noether flow, Eq. (7); for one charge dC/dt = −4γC + 2σ² Tr[ΣA].
 
     Path by path under the SDE, not only on average: the noise has no component along the charge. Time is η × steps.
@@ -43,7 +43,7 @@ def noether_flow(problem: Problem, params: PyTree, symmetry: Symmetry, noise_sca
     return law.charge_law(problem).flow(moments)
 
 
-def expected_charge_step(problem: Problem, params: PyTree, symmetry: Symmetry, dynamics: AbstractLaw) -> Array:
+def expected_charge_step(problem: Problem, params: PyTree, symmetry: AbstractSymmetry, dynamics: AbstractLaw) -> Array:
     """E[Q(θ') − Q(θ)] of one step of SGD or GD, exactly: Appendix D, Eqs. (93)–(100).
 
         G_d = −4ηγ(1 − ηγ) Q + η² (M₊_S − M₋_S + M̄₊ − M̄₋),

@@ -9,11 +9,11 @@ from jaxtyping import Array, Float, PyTree
 from .._noise import bound_moments
 from .._numbers import cast, jit
 from .._problem import Problem
-from .._symmetry import BoundSymmetry, Symmetry, bind
+from .._symmetry import AbstractSymmetry, Bound, BoundSymmetry, ExponentialSymmetry, bind
 from ._law import AbstractLaw, as_law
 
 
-def relaxation_rates(problem: Problem, params: PyTree, symmetry: Symmetry, noise_scale: Any) -> Array:
+def relaxation_rates(problem: Problem, params: PyTree, symmetry: AbstractSymmetry, noise_scale: Any) -> Array:
     """κ = 4γ + 2σ² Tr[A²Σ]/(θᵀA²θ), the rates at which charges relax along the orbit; t_equi = 1/κ (Section 4.2).
 
     Scalar and diagonal charges have one rate each, −dG/dC at this point of the orbit. A matrix charge has the rates
@@ -38,24 +38,26 @@ def relaxation_rates(problem: Problem, params: PyTree, symmetry: Symmetry, noise
     Source: theory, "Time scales".
     """
     problem.require_finite("relaxation_rates")
+    if isinstance(symmetry, ExponentialSymmetry):
+        symmetry.require_matrix("relaxation_rates")
     law = as_law(noise_scale)
     law.charge_law(problem)  # raises for bad numbers, which cannot be seen once they are traced
     return _relaxation_rates(problem, params, bind(symmetry, params), law)
 
 
 @jit
-def _relaxation_rates(problem: Problem, params: PyTree, symmetry: BoundSymmetry, law: AbstractLaw) -> Array:
+def _relaxation_rates(problem: Problem, params: PyTree, symmetry: Bound, law: AbstractLaw) -> Array:
     moments = bound_moments(problem, params, (symmetry,))[0]
     coefficients = law.charge_law(problem)
 
-    def both(grams: tuple[Array, ...]) -> Array:
+    def both(grams: Any) -> Array:
         return moments.total(grams, +1, exponent=2) + moments.total(grams, -1, exponent=2)
 
     weight = both(moments.weight)
     noise = cast(coefficients.noise, weight) * both(moments.noise) + cast(coefficients.mean, weight) * both(
         moments.mean
     )
-    if symmetry.algebra.rank == 2:
+    if isinstance(symmetry, BoundSymmetry) and symmetry.algebra.rank == 2:
         pencil = _pencil if symmetry.blocks == 1 else jax.vmap(_pencil)
         ratio = pencil(noise, weight)
     else:

@@ -16,11 +16,13 @@ from jaxtyping import Array, PyTree
 from .._numbers import cast, jit
 from .._parameters import accumulation_dtype, split
 from .._problem import Problem
-from .._symmetry import BoundSymmetry, Symmetry, bind
+from .._symmetry import AbstractSymmetry, Bound, BoundExponential, BoundSymmetry, ExponentialSymmetry, Symmetry, bind
+from ._abstract import AbstractMoments
 from ._pass import gradient_grams
+from ._spectral import SpectralMoments, spectral_moments
 
 
-class Moments(eqx.Module):
+class Moments(AbstractMoments):
     """The weight, noise and mean-gradient Grams of the legs of a symmetry (theory, "Closed form").
 
     Attributes:
@@ -37,36 +39,6 @@ class Moments(eqx.Module):
     mean: tuple[Array, ...]
     powers: tuple[float, ...] = eqx.field(static=True)
 
-    @property
-    def weight_plus(self) -> Array:
-        """Q₊."""
-        return self.total(self.weight, +1)
-
-    @property
-    def weight_minus(self) -> Array:
-        """Q₋."""
-        return self.total(self.weight, -1)
-
-    @property
-    def noise_plus(self) -> Array:
-        """M₊."""
-        return self.total(self.noise, +1)
-
-    @property
-    def noise_minus(self) -> Array:
-        """M₋."""
-        return self.total(self.noise, -1)
-
-    @property
-    def mean_plus(self) -> Array:
-        """The Gram of the mean gradient over the legs of positive power."""
-        return self.total(self.mean, +1)
-
-    @property
-    def mean_minus(self) -> Array:
-        """The Gram of the mean gradient over the legs of negative power."""
-        return self.total(self.mean, -1)
-
     def total(self, grams: tuple[Array, ...], sign: int, exponent: int = 1) -> Array:
         """Σ |power|^exponent × Gram over the powers of one sign; zero if there is none."""
         total = jnp.zeros_like(grams[0])
@@ -81,12 +53,18 @@ def noise_moments(problem: Problem, params: PyTree, symmetry: Symmetry) -> Momen
 
 
 @overload
-def noise_moments(problem: Problem, params: PyTree, symmetry: Sequence[Symmetry]) -> tuple[Moments, ...]: ...
+def noise_moments(problem: Problem, params: PyTree, symmetry: ExponentialSymmetry) -> SpectralMoments: ...
+
+
+@overload
+def noise_moments(
+    problem: Problem, params: PyTree, symmetry: Sequence[AbstractSymmetry]
+) -> tuple[AbstractMoments, ...]: ...
 
 
 def noise_moments(
-    problem: Problem, params: PyTree, symmetry: Symmetry | Sequence[Symmetry]
-) -> Moments | tuple[Moments, ...]:
+    problem: Problem, params: PyTree, symmetry: AbstractSymmetry | Sequence[AbstractSymmetry]
+) -> AbstractMoments | tuple[AbstractMoments, ...]:
     """Q±, M± and the Grams of the mean gradient, at about the price of one gradient.
 
     No per-sample gradient is built where a parameter meets its input in a matrix product; a parameter used otherwise is
@@ -117,28 +95,38 @@ def noise_moments(
         (9.0, 4.0)
     """
     problem.require_finite("noise_moments")
-    if isinstance(symmetry, Symmetry):
-        return bound_moments(problem, params, (symmetry.bind(params),))[0]
-    if not isinstance(symmetry, Sequence) or not symmetry:
+    several = not isinstance(symmetry, AbstractSymmetry)
+    if several and (not isinstance(symmetry, Sequence) or not symmetry):
         raise ValueError(f"symmetry is {symmetry!r}; expected a Symmetry, or a sequence of at least one.")
-    return bound_moments(problem, params, tuple(bind(one, params) for one in symmetry))
+    symmetries = list(symmetry) if several else [symmetry]
+    for one in symmetries:
+        if isinstance(one, ExponentialSymmetry):
+            one.require_matrix("noise_moments")
+    moments = bound_moments(problem, params, tuple(bind(one, params) for one in symmetries))
+    return moments if several else moments[0]
 
 
 @jit
-def bound_moments(problem: Problem, params: PyTree, symmetries: tuple[BoundSymmetry, ...]) -> tuple[Moments, ...]:
+def bound_moments(problem: Problem, params: PyTree, symmetries: tuple[Bound, ...]) -> tuple[AbstractMoments, ...]:
     """`noise_moments` of symmetries that know their parameters; compiled once per problem, shapes and legs."""
+    of_legs = [symmetry for symmetry in symmetries if isinstance(symmetry, BoundSymmetry)]
+    of_matrices = [symmetry for symmetry in symmetries if isinstance(symmetry, BoundExponential)]
     with jax.default_matmul_precision("highest"):
-        arrays, _ = split(params)
-        wanted = [(leg, symmetry) for symmetry in symmetries for leg in symmetry.legs]
-        dtype = accumulation_dtype([arrays[leg.index] for leg, _ in wanted])
-        seconds, means = gradient_grams(problem, params, wanted, dtype)
-        arrays = [array.astype(dtype) for array in arrays]
-        if problem.num_samples == 1:  # one sample has no noise, not even that of rounding
-            seconds = [symmetry.algebra.gram(leg.to_matrix(means[leg.index])) for leg, symmetry in wanted]
-        values = iter(seconds)
-        return tuple(
-            _moments(symmetry, [next(values) for _ in symmetry.legs], arrays, means) for symmetry in symmetries
-        )
+        legs = iter(_leg_moments(problem, params, of_legs) if of_legs else ())
+        matrices = iter(spectral_moments(problem, params, of_matrices) if of_matrices else ())
+    return tuple(next(legs if isinstance(symmetry, BoundSymmetry) else matrices) for symmetry in symmetries)
+
+
+def _leg_moments(problem: Problem, params: PyTree, symmetries: Sequence[BoundSymmetry]) -> list[Moments]:
+    arrays, _ = split(params)
+    wanted = [(leg, symmetry) for symmetry in symmetries for leg in symmetry.legs]
+    dtype = accumulation_dtype([arrays[leg.index] for leg, _ in wanted])
+    seconds, means = gradient_grams(problem, params, wanted, dtype)
+    arrays = [array.astype(dtype) for array in arrays]
+    if problem.num_samples == 1:  # one sample has no noise, not even that of rounding
+        seconds = [symmetry.algebra.gram(leg.to_matrix(means[leg.index])) for leg, symmetry in wanted]
+    values = iter(seconds)
+    return [_moments(symmetry, [next(values) for _ in symmetry.legs], arrays, means) for symmetry in symmetries]
 
 
 def _moments(symmetry: BoundSymmetry, seconds: list[Array], arrays: list[Array], means: list[Array]) -> Moments:

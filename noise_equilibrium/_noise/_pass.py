@@ -1,7 +1,6 @@
 """One pass over the data: the Grams of per-sample gradients, and the mean gradient, in chunks of bounded memory."""
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +10,11 @@ from .._parameters import split
 from .._problem import Problem
 from .._symmetry import BoundSymmetry
 from .._symmetry._leg import BoundLeg
+from ._chunks import samples_in, sum_over_samples
 from ._gradients import GradientForm, gradient_form, gram, hold, total_gradient
 from ._taps import TappedLoss, tap
 
-# Temporary memory for what is not an activation: per-sample gradients and large intermediates of the Grams.
-CHUNK_BYTES = 2**26
-
 Wanted = Sequence[tuple[BoundLeg, BoundSymmetry]]
-Sums = TypeVar("Sums", bound=PyTree)
 
 
 def gradient_grams(
@@ -59,7 +55,7 @@ def gradient_grams(
         return grams, {leaf: total_gradient(form, factors[leaf]) for leaf, form in forms.items() if form is not None}
 
     count = problem.num_samples
-    grams, gradients = _sum_in_chunks(sums, problem.data, count, _chunk(forms, wanted, arrays, count, dtype))
+    grams, gradients = sum_over_samples(sums, problem.data, count, _chunk(forms, wanted, arrays, count, dtype))
     seconds = [
         grams[place] / count if leg.index in used else jnp.zeros(symmetry.algebra.shape(leg.blocks, leg.size), dtype)
         for place, (leg, symmetry) in enumerate(wanted)
@@ -88,23 +84,4 @@ def _chunk(
         for leg, symmetry in wanted
         if (form := forms[leg.index]) is not None
     ]
-    return min(count, max(1, count * CHUNK_BYTES // max(dense, *intermediates, 1)))
-
-
-def _sum_in_chunks(sums: Callable[[PyTree], Sums], data: PyTree, count: int, chunk: int) -> Sums:
-    """Σ over chunks of `sums(samples)`, in a loop that holds one chunk at a time."""
-    if chunk == count:
-        return sums(data)
-    whole = count // chunk
-    head = jax.tree_util.tree_map(lambda x: x[: whole * chunk].reshape(whole, chunk, *x.shape[1:]), data)
-    first = jax.tree_util.tree_map(lambda x: x[0], head)
-    zero = jax.tree_util.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(sums, first))
-
-    def add(total: Sums, samples: PyTree) -> tuple[Sums, None]:
-        return jax.tree_util.tree_map(jnp.add, total, sums(samples)), None
-
-    total, _ = jax.lax.scan(add, zero, head)
-    if whole * chunk < count:
-        rest = jax.tree_util.tree_map(lambda x: x[whole * chunk :], data)
-        total = jax.tree_util.tree_map(jnp.add, total, sums(rest))
-    return total
+    return samples_in(max(dense, *intermediates) // count, count)

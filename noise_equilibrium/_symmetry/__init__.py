@@ -1,19 +1,26 @@
 """Symmetries: legs, algebras, charges, the group action and its generator."""
 
+from ._bind import Bound, bind, bind_legs
 from ._check import SymmetryError, check_symmetry, symmetry_violation
+from ._exponential import BoundExponential, ExponentialSymmetry, exponential_symmetry
 from ._families import double_rotation, neuron_rescaling, rescaling, scaling
 from ._leg import Leg
-from ._symmetry import AbstractSymmetry, BoundSymmetry, Symmetry, bind
+from ._symmetry import AbstractSymmetry, BoundSymmetry, Symmetry
 
 __all__ = [
     "AbstractSymmetry",
+    "Bound",
+    "BoundExponential",
     "BoundSymmetry",
+    "ExponentialSymmetry",
     "Leg",
     "Symmetry",
     "SymmetryError",
     "bind",
+    "bind_legs",
     "check_symmetry",
     "double_rotation",
+    "exponential_symmetry",
     "neuron_rescaling",
     "rescaling",
     "scaling",

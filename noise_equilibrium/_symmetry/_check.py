@@ -1,6 +1,7 @@
 """Does a loss have a symmetry? Equation (3), sample by sample."""
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -9,9 +10,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._numbers import cast, jit
-from .._parameters import split
+from .._parameters import flatten, split
 from .._problem import Problem
-from ._symmetry import BoundSymmetry, Symmetry, bind
+from ._bind import Bound, bind
+from ._exponential import BoundExponential
+from ._symmetry import AbstractSymmetry, BoundSymmetry
 
 CHUNK = 64
 
@@ -27,7 +30,7 @@ class Violation(NamedTuple):
     element: Int[Array, " N"]
 
 
-def symmetry_violation(problem: Problem, params: PyTree, symmetry: Symmetry) -> Float[Array, ""]:
+def symmetry_violation(problem: Problem, params: PyTree, symmetry: AbstractSymmetry) -> Float[Array, ""]:
     """How far a loss is from having a symmetry, J·∇ℓ(θ, z) = 0 for every z, Eq. (3).
 
     Args:
@@ -57,7 +60,7 @@ def symmetry_violation(problem: Problem, params: PyTree, symmetry: Symmetry) -> 
     return jnp.max(_violations(problem, params, bind(symmetry, params)).size)
 
 
-def check_symmetry(problem: Problem, params: PyTree, symmetry: Symmetry) -> None:
+def check_symmetry(problem: Problem, params: PyTree, symmetry: AbstractSymmetry) -> None:
     """Raise an error unless the loss has the symmetry at θ to rounding: `symmetry_violation` ≤ √ε of the dtype.
 
     Args:
@@ -83,31 +86,61 @@ def check_symmetry(problem: Problem, params: PyTree, symmetry: Symmetry) -> None
 
 
 @jit
-def _violations(problem: Problem, params: PyTree, symmetry: BoundSymmetry) -> Violation:
+def _violations(problem: Problem, params: PyTree, symmetry: Bound) -> Violation:
     arrays, rebuild = split(params)
+    gradient = jax.grad(lambda arrays, sample: problem.sample_loss(rebuild(arrays), sample))
+    if isinstance(symmetry, BoundExponential):
+        ratios = _along_matrix(symmetry, arrays)
+    else:
+        ratios = _along_legs(symmetry, arrays)
+
+    def worst(sample: PyTree) -> Violation:
+        sizes = ratios(gradient(arrays, sample))
+        place = jnp.argmax(sizes)
+        return Violation(sizes[place], place)
+
+    return jax.lax.map(worst, problem.data, batch_size=min(CHUNK, problem.num_samples))
+
+
+def _along_legs(symmetry: BoundSymmetry, arrays: list[Array]) -> Callable[[list[Array]], Float[Array, " basis"]]:
+    """|⟨Aθ, g⟩| / (‖Aθ‖ ‖g‖) as a function of g, for every element of a basis; norms over the legs' parameters."""
     legs = [leg.to_matrix(arrays[leg.index]) for leg in symmetry.legs]
     algebra = symmetry.algebra
     grams = [cast(leg.power**2, matrix) * algebra.gram(matrix) for leg, matrix in zip(symmetry.legs, legs, strict=True)]
     lengths = jnp.sqrt(algebra.on_basis(functools.reduce(jnp.add, grams), squared=True))
-    gradient = jax.grad(lambda arrays, sample: problem.sample_loss(rebuild(arrays), sample))
 
-    def worst(sample: PyTree) -> Violation:
-        slopes = gradient(arrays, sample)
+    def ratios(slopes: list[Array]) -> Float[Array, " basis"]:
         parts = [leg.to_matrix(slopes[leg.index]) for leg in symmetry.legs]
         products = [
             cast(leg.power, part) * algebra.product(matrix, part)
             for leg, matrix, part in zip(symmetry.legs, legs, parts, strict=True)
         ]
         size = jnp.sqrt(functools.reduce(jnp.add, [jnp.sum(part**2) for part in parts])) * lengths
-        ratio = jnp.abs(algebra.on_basis(functools.reduce(jnp.add, products))) / jnp.where(size > 0, size, 1)
-        place = jnp.argmax(ratio)
-        return Violation(ratio[place], place)
+        return _ratio(algebra.on_basis(functools.reduce(jnp.add, products)), size)
 
-    return jax.lax.map(worst, problem.data, batch_size=min(CHUNK, problem.num_samples))
+    return ratios
 
 
-def _name(symmetry: BoundSymmetry, place: int) -> str:
+def _along_matrix(symmetry: BoundExponential, arrays: list[Array]) -> Callable[[list[Array]], Float[Array, " 1"]]:
+    """The same for the one element of an exponential symmetry; norms over all parameters."""
+    tangent = symmetry.apply(flatten(arrays)[0])
+
+    def ratios(slopes: list[Array]) -> Float[Array, " 1"]:
+        gradient = flatten(slopes)[0]
+        product = jnp.vdot(tangent, gradient, precision=jax.lax.Precision.HIGHEST)
+        return _ratio(product, jnp.linalg.norm(tangent) * jnp.linalg.norm(gradient))[None]
+
+    return ratios
+
+
+def _ratio(product: Array, size: Array) -> Array:
+    return jnp.abs(product) / jnp.where(size > 0, size, 1)
+
+
+def _name(symmetry: Bound, place: int) -> str:
     """A basis element in words."""
+    if isinstance(symmetry, BoundExponential):
+        return "1"
     rows, columns = np.triu_indices(symmetry.size)
     names = [
         ["1"],

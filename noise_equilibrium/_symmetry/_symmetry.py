@@ -72,6 +72,10 @@ class AbstractSymmetry(eqx.Module):
     """A continuous symmetry θ → e^{B}θ with a charge: what every symmetry can do."""
 
     @abc.abstractmethod
+    def bind(self, params: PyTree) -> Any:
+        """The symmetry of these parameters, checked against them: what computations work with."""
+
+    @abc.abstractmethod
     def charge(self, params: PyTree) -> Array:
         """Q(θ); the Noether charge of an element B is C_B = Tr[B Q]."""
 
@@ -82,17 +86,6 @@ class AbstractSymmetry(eqx.Module):
     @abc.abstractmethod
     def generator(self, params: PyTree, element: Array) -> PyTree:
         """A θ, the derivative of `act(params, ρ·element)` at ρ = 0; Definition 4.1."""
-
-
-def bind(symmetry: Any, params: PyTree) -> BoundSymmetry:
-    """`symmetry.bind(params)` for work that takes one leg symmetry.
-
-    Raises:
-        ValueError: for anything else, a sequence of symmetries included.
-    """
-    if not isinstance(symmetry, Symmetry):
-        raise ValueError(f"symmetry is {symmetry!r}; expected one Symmetry.")
-    return symmetry.bind(params)
 
 
 class Symmetry(AbstractSymmetry):

@@ -1,0 +1,60 @@
+"""Sums over samples in a loop that holds one chunk of them at a time."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PyTree
+
+# Temporary memory for what is not an activation: per-sample gradients and large intermediates of the Grams.
+CHUNK_BYTES = 2**26
+
+Sums = TypeVar("Sums", bound=PyTree)
+
+
+def samples_in(bytes_per_sample: int, count: int) -> int:
+    """How many of `count` samples to take at once so that what they need stays below `CHUNK_BYTES`."""
+    return min(count, max(1, CHUNK_BYTES // max(bytes_per_sample, 1)))
+
+
+def sum_over_samples(sums: Callable[[PyTree], Sums], data: PyTree, count: int, most: int) -> Sums:
+    """Σ over chunks of `sums(samples)`.
+
+    A chunk takes every k-th sample, not k in a row: samples that lie spread over devices then stay where they are, each
+    device giving its share to every chunk, and no chunk is copied beforehand.
+
+    Args:
+        sums: a sum over the samples it is given.
+        data: a pytree whose leaves share a leading axis.
+        count: the length of that axis.
+        most: the largest number of samples in a chunk.
+    """
+    if most >= count:
+        return sums(data)
+    steps = _steps(count, most)
+    chunk = count // steps
+
+    def take(leaf: Array, step: Int[Array, ""]) -> Array:
+        rows = jnp.asarray(leaf)[: chunk * steps].reshape(chunk, steps, *leaf.shape[1:])
+        return jax.lax.dynamic_index_in_dim(rows, step, axis=1, keepdims=False)
+
+    def of_chunk(step: Int[Array, ""]) -> Sums:
+        return sums(jax.tree_util.tree_map(lambda leaf: take(leaf, step), data))
+
+    def add(total: Sums, step: Int[Array, ""]) -> tuple[Sums, None]:
+        return jax.tree_util.tree_map(jnp.add, total, of_chunk(step)), None
+
+    indices = jnp.arange(steps)
+    zero = jax.tree_util.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(of_chunk, indices[0]))
+    total, _ = jax.lax.scan(add, zero, indices)
+    if chunk * steps < count:
+        rest = jax.tree_util.tree_map(lambda leaf: leaf[chunk * steps :], data)
+        total = jax.tree_util.tree_map(jnp.add, total, sums(rest))
+    return total
+
+
+def _steps(count: int, most: int) -> int:
+    """The number of chunks: one that leaves no rest, if there is such a number close to the least."""
+    least = -(-count // most)
+    return next((steps for steps in range(least, min(2 * least, count) + 1) if count % steps == 0), least)
