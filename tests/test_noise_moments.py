@@ -8,18 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import CASES, Case, leaf, normal, squared, symmetry_of, two_layer
+from cases_layers import LAYER_CASES
+from cases_linear import LINEAR_CASES
 
 import noise_equilibrium as ne
 from noise_equilibrium._noise import _chunks, _pass
+from noise_equilibrium._noise._program import tap
 from noise_equilibrium._noise._reference import per_sample_gradients, reference_moments
-from noise_equilibrium._noise._taps import tap
 from noise_equilibrium._parameters import split
 
 # Hundreds of small programs run once each: what takes the time is the optimisation by the compiler.
 unoptimised_jit = functools.partial(
     jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 )
-every_case = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+ALL_CASES = [*CASES, *LINEAR_CASES, *LAYER_CASES]
+every_case = pytest.mark.parametrize("case", ALL_CASES, ids=[case.name for case in ALL_CASES])
 
 
 def assert_same_moments(fast: ne.Moments, slow: ne.Moments, relative: float = 1e-12, what: str = ""):

@@ -13,9 +13,15 @@ CHUNK_BYTES = 2**26
 Sums = TypeVar("Sums", bound=PyTree)
 
 
-def samples_in(bytes_per_sample: int, count: int) -> int:
-    """How many of `count` samples to take at once so that what they need stays below `CHUNK_BYTES`."""
-    return min(count, max(1, CHUNK_BYTES // max(bytes_per_sample, 1)))
+def samples_in(extra: int, count: int, activations: int = 0) -> int:
+    """How many of `count` samples to take at once.
+
+    Args:
+        extra: bytes per sample that must stay below `CHUNK_BYTES`, or below what all activations take if that is more.
+        count: N.
+        activations: bytes per sample of the activations, which a full-batch gradient holds for all samples.
+    """
+    return min(count, max(1, max(CHUNK_BYTES, count * activations) // max(extra, 1)))
 
 
 def sum_over_samples(sums: Callable[[PyTree], Sums], data: PyTree, count: int, most: int) -> Sums:
