@@ -15,7 +15,8 @@ from ._equilibrium import Equilibrium, Status, find_equilibrium
 from ._flow import expected_charge_step, noether_flow, relaxation_rates
 from ._noise import Moments, SpectralMoments, gradient_covariance, noise_moments, sample_noise
 from ._parameters import flatten
-from ._problem import Problem, Stream
+from ._population import Redrawn, Stream
+from ._problem import Problem
 from ._symmetry import (
     AbstractSymmetry,
     ExponentialSymmetry,
@@ -48,6 +49,7 @@ __all__ = [
     "Leg",
     "Moments",
     "Problem",
+    "Redrawn",
     "SpectralMoments",
     "Status",
     "Stream",

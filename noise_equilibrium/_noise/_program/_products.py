@@ -133,9 +133,10 @@ def convolution(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Used | None:
     positions: dict[int, Axis] = {axis: _position(axis, shape[axis]) for axis in (out[0], *out[2:])}
     uses = []
     for view in facts[1].views:
-        output: list[Axis] = [positions.get(axis, view.axes[kernel[0]]) for axis in range(len(shape))]
+        result = {out[1]: view.axes[kernel[0]], **positions}
         patch = tuple(atom for axis in kernel[1:] for atom in view.axes[axis])  # the channel, then the window
-        other: list[Axis] = [positions.get(axis, patch) for axis in range(len(shape))]
+        patches = {out[1]: patch, **positions}
+        output, other = ([axes[axis] for axis in range(len(shape))] for axes in (result, patches))
         uses.append(_use(eqn, view, 1, "convolution", output, other))
     return _used(uses)
 
