@@ -106,18 +106,44 @@ class Problem(Traced):
 
     def sample_loss(self, params: PyTree, sample: PyTree) -> Float[Array, ""]:
         """ℓ(θ, z) for one sample, checked to be a real scalar."""
-        value = self.loss(params, sample)
+        try:
+            value = self.loss(params, sample)
+        except Exception as error:
+            self._explain(error, params)
+            raise
         if not is_array(value) and not isinstance(value, float):
             raise ValueError(
                 f"the loss returned {type(value).__name__}; expected a real scalar, one number per sample."
             )
         value = jnp.asarray(value)
         if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+            of_all = not self.is_population and self.num_samples in value.shape and self.num_samples > 1
+            hint = " The number of samples is among its lengths: does the loss use all data?" if of_all else ""
             raise ValueError(
                 f"the loss returned an array of shape {value.shape} and dtype {value.dtype} for one sample; expected a "
-                "real scalar. Sum or average over outputs inside the loss; do not reduce over samples."
+                f"real scalar. Sum or average over outputs inside the loss; do not reduce over samples.{hint}"
             )
         return value
+
+    def _explain(self, error: Exception, params: PyTree) -> None:
+        """Raise a ValueError if a loss fails on one sample because it is meant for all samples at once."""
+        if isinstance(error, NameError) and "axis name" in str(error):
+            raise ValueError(
+                f"the loss refers to an axis name ({error}); expected a loss of one sample, which knows of no others. "
+                "Batch statistics (pmean, psum, batch normalisation in training mode) couple samples: leave them out."
+            ) from error
+        if self.is_population:
+            return
+        try:
+            whole = jax.eval_shape(self.loss, params, self.data)
+        except Exception:
+            return
+        if getattr(whole, "shape", None) == ():
+            raise ValueError(
+                f"the loss fails on one sample ({type(error).__name__}: {error}) and returns a scalar for all "
+                f"{self.num_samples} at once; expected loss(params, sample) of one sample. "
+                "Leave out the mean over samples: the program takes it."
+            ) from error
 
     def risk(self, params: PyTree) -> Float[Array, ""]:
         """L_γ(θ) = (1/N) Σ_i ℓ(θ, z_i) + γ‖θ‖².

@@ -1,6 +1,7 @@
 """One pass over the data: the Grams of per-sample gradients, and the mean gradient, in chunks of bounded memory."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ class Plan(NamedTuple):
         dtype: of the arithmetic after the backward pass.
         total: N.
         most: the largest number of samples in a chunk.
+        memory: an estimate of the temporary memory of a chunk, in bytes.
     """
 
     tapped: TappedLoss
@@ -35,6 +37,7 @@ class Plan(NamedTuple):
     dtype: jnp.dtype
     total: int
     most: int
+    memory: int
 
     def factors(self, arrays: Sequence[Array], samples: PyTree) -> dict[int, list[list[Array]]]:
         """The factors of the gradients of n samples, for each parameter."""
@@ -49,8 +52,25 @@ def plan(problem: Problem, params: PyTree, wanted: Wanted, dtype: jnp.dtype) -> 
     tapped = tap(problem, params, leaves)
     forms = {leaf: leaf_form(tapped, leaf, arrays[leaf].shape, wanted) for leaf in leaves}
     used = {leaf: form for leaf, form in forms.items() if form.parts}
+    _note(tapped, sorted({leg.name for leg, _ in wanted if leg.index not in used}))
     count = problem.num_samples
-    return Plan(tapped, used, wanted, dtype, count, _most(tapped, used, wanted, arrays, count, dtype))
+    activations, extra = _bytes(tapped, used, wanted, arrays, count, dtype)
+    most = samples_in(extra, count, activations)
+    return Plan(tapped, used, wanted, dtype, count, most, most * (activations + extra))
+
+
+def _note(tapped: TappedLoss, ignored: list[str]) -> None:
+    """Say where there can be no noise: it is no error, and seldom what was meant."""
+    if not tapped.varies:
+        warnings.warn(
+            "the loss does not depend on the sample, so it has no gradient noise; a loss of all data at once looks so "
+            "(expected loss(params, sample) of one sample).",
+            stacklevel=2,
+        )
+    elif ignored:
+        warnings.warn(
+            f"the loss does not depend on {', '.join(ignored)}, so there is no gradient noise there.", stacklevel=2
+        )
 
 
 def gradient_grams(
@@ -89,18 +109,15 @@ def gradient_grams(
     return seconds, means
 
 
-def _most(
+def _bytes(
     tapped: TappedLoss,
     forms: dict[int, LeafForm],
     wanted: Wanted,
     arrays: Sequence[Array],
     count: int,
     dtype: jnp.dtype,
-) -> int:
-    """How many samples to take at once, so that what is no activation takes no more than a fixed amount of memory.
-
-    Where the activations of all samples take more than that amount, as much as they.
-    """
+) -> tuple[int, int]:
+    """Bytes per sample of the activations, and of what else one pass holds."""
     inputs = range(len(tapped.jaxpr.jaxpr.invars))
     depends = [SAMPLE if i >= len(arrays) else ESCAPED if i in tapped.escaped else FIXED for i in inputs]
     activations, escaped, _ = bytes_per_sample(tapped.jaxpr.jaxpr, depends)
@@ -112,8 +129,7 @@ def _most(
         for leg, symmetry in wanted
         if leg.index in forms
     ]
-    extra = 2 * escaped + (numbers + max(intermediates, default=0) // count) * dtype.itemsize
-    return samples_in(extra, count, activations)
+    return activations, 2 * escaped + (numbers + max(intermediates, default=0) // count) * dtype.itemsize
 
 
 def _beyond_activations(tapped: TappedLoss, form: LeafForm) -> int:

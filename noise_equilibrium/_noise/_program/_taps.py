@@ -35,6 +35,7 @@ class TappedLoss(NamedTuple):
         uses: where parameters meet their input.
         escaped: the parameters to tap at themselves, in ascending order.
         culprits: for each of them the primitive that is not understood.
+        varies: whether the loss depends on the sample at all.
     """
 
     jaxpr: core.ClosedJaxpr
@@ -42,6 +43,7 @@ class TappedLoss(NamedTuple):
     uses: tuple[Use, ...]
     escaped: tuple[int, ...]
     culprits: tuple[str, ...]
+    varies: bool
 
     def derivatives(self, arrays: Sequence[Array], sample: PyTree) -> tuple[list[tuple[Array, Array]], list[Array]]:
         """For one sample: (δ, h) of every use, and the gradient of every parameter that escapes."""
@@ -83,7 +85,8 @@ def tap(problem: Problem, params: PyTree, leaves: Sequence[int]) -> TappedLoss:
         lost = dict.fromkeys(leaves_in(outputs), "the output of the loss") | lost
         if not lost:
             order = tuple(sorted(escaped))
-            return TappedLoss(jaxpr, facts, tuple(uses), order, tuple(escaped[leaf] for leaf in order))
+            varies = any(fact.varies for fact in outputs)
+            return TappedLoss(jaxpr, facts, tuple(uses), order, tuple(escaped[leaf] for leaf in order), varies)
         escaped = escaped | lost
 
 
