@@ -15,7 +15,7 @@ import noise_equilibrium as ne
 from noise_equilibrium._noise import _chunks, _pass
 from noise_equilibrium._noise._program import tap
 from noise_equilibrium._noise._reference import per_sample_gradients, reference_moments
-from noise_equilibrium._parameters import split
+from noise_equilibrium._parameters import is_parameter, split
 
 # Hundreds of small programs run once each: what takes the time is the optimisation by the compiler.
 unoptimised_jit = functools.partial(
@@ -265,7 +265,12 @@ def test_vmap_over_data_equals_a_loop():
     np.testing.assert_allclose(together[1], alone, rtol=1e-13)
 
 
-@pytest.mark.parametrize("loss", [linear, scale_free], ids=["fast", "escaped"])
+def through_views(p, z):
+    w = 0.5 * p["w"] + 0.1 * p["w"] @ (p["w"].T @ p["w"])
+    return squared(p["u"] @ jnp.tanh(w[:, :2] @ z[0][:2] + w @ z[0]), z[1])
+
+
+@pytest.mark.parametrize("loss", [linear, scale_free, through_views], ids=["fast", "escaped", "views"])
 def test_derivative_equals_finite_difference(loss):
     problem, symmetry = ne.Problem(loss, DATA), ne.rescaling(leaf("u"), leaf("w"))
     vector, unflatten = ne.flatten(PARAMS)
@@ -275,13 +280,33 @@ def test_derivative_equals_finite_difference(loss):
         moments = ne.noise_moments(problem, unflatten(vector + step * direction), symmetry)
         return jnp.stack([moments.noise_plus, moments.noise_minus, moments.mean_plus, moments.weight_minus])
 
-    h = 1e-3  # with the five-point formula an error of h⁴ ~ 1e-12 and rounding of ε/h ~ 1e-13, relative
+    h = 2e-4  # with the five-point formula an error of h⁴ ~ 2e-15 times a fifth derivative, and rounding of ε/h ~ 1e-12
     far, near = (unoptimised_jit(lambda h: noise(h) - noise(-h))(steps * h) for steps in (2, 1))
     difference = (8 * near - far) / (12 * h)
     forward = unoptimised_jit(jax.jacfwd(noise))(0.0)
     reverse = unoptimised_jit(jax.jacrev(noise))(0.0)
     np.testing.assert_allclose(forward, difference, rtol=1e-8)
     np.testing.assert_allclose(reverse, forward, rtol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.float32
+@every_case
+@pytest.mark.filterwarnings("ignore:the loss does not depend:UserWarning")
+def test_every_case_in_single_precision(case: Case):
+    """Against the definition in double precision; the paths are chosen from shapes, and so are the same."""
+    symmetries = [symmetry_of(case, algebra) for algebra in case.algebras]
+    single = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32) if is_parameter(x) else x, (case.params, case.data))
+    fast = ne.noise_moments(ne.Problem(case.loss, single[1]), single[0], symmetries)
+    chex.assert_type(jax.tree.leaves(fast), jnp.float32)
+    with jax.enable_x64(True):
+        arrays, rebuild = split(case.params)
+        problem = ne.Problem(case.loss, case.data)
+        exact = unoptimised_jit(lambda arrays: [reference_moments(problem, rebuild(arrays), s) for s in symmetries])(
+            arrays
+        )
+    for ours, theirs in zip(fast, exact, strict=True):
+        assert_same_moments(ours, theirs, relative=1e-4, what=case.name)
 
 
 @pytest.mark.float32
