@@ -16,6 +16,7 @@ from ._flow import expected_charge_step, noether_flow, relaxation_rates
 from ._noise import Moments, gradient_covariance, noise_moments, sample_noise
 from ._parameters import flatten
 from ._problem import Problem, Stream
+from ._sweep import Labelled, SweepError, labelled, run_key, sweep
 from ._symmetry import (
     AbstractSymmetry,
     Leg,
@@ -42,11 +43,13 @@ __all__ = [
     "AbstractSymmetry",
     "Equilibrium",
     "GradientFlow",
+    "Labelled",
     "Leg",
     "Moments",
     "Problem",
     "Status",
     "Stream",
+    "SweepError",
     "Symmetry",
     "SymmetryError",
     "Trajectory",
@@ -57,15 +60,18 @@ __all__ = [
     "find_equilibrium",
     "flatten",
     "gradient_covariance",
+    "labelled",
     "models",
     "neuron_rescaling",
     "noether_flow",
     "noise_moments",
     "relaxation_rates",
     "rescaling",
+    "run_key",
     "sample_noise",
     "scaling",
     "simulate",
+    "sweep",
     "symmetry_violation",
 ]
 
