@@ -91,7 +91,8 @@ def _work_of_equation(eqn: core.JaxprEqn, own: Sequence[bool]) -> Work:
     if name in CHEAP:
         return Work(0.0, 0.0, 0.0)
     if name == "dot_general":
-        contracted = math.prod(eqn.invars[0].aval.shape[axis] for axis in eqn.params["dimension_numbers"][0][0])
+        shape = _shape(eqn.invars[0])
+        contracted = math.prod(shape[axis] for axis in eqn.params["dimension_numbers"][0][0])
         return Work(written * contracted * MULTIPLY_ADD, LAUNCH, 0.0)
     if name == "conv_general_dilated":
         return Work(written * _size(eqn.invars[1]) * MULTIPLY_ADD, LAUNCH, 0.0)
@@ -125,8 +126,12 @@ def _bodies(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
                 yield item
 
 
+def _shape(var: Any) -> tuple[int, ...]:
+    return getattr(var.aval, "shape", ())
+
+
 def _size(var: Any) -> float:
-    return float(math.prod(getattr(var.aval, "shape", ())))
+    return float(math.prod(_shape(var)))
 
 
 def _bytes(var: Any) -> float:

@@ -158,7 +158,7 @@ def _output(name: str, leaf: Any, dims: tuple[str, ...], is_coordinate: bool) ->
     array = jnp.asarray(leaf)
     if array.dtype == jnp.bfloat16:
         array = array.astype(jnp.float32)  # NumPy, and so the data set, has no bfloat16
-    if array.dtype.kind not in "biufc":
+    if array.dtype != jnp.bool_ and not jnp.issubdtype(array.dtype, jnp.number):
         raise ValueError(f"run returned an array of dtype {array.dtype} as {name!r}; expected numbers or bools.")
     own = (*dims, *(f"{name}_{i}" for i in range(array.ndim - len(dims))))
     return Output(name, own, tuple(array.shape), str(array.dtype), is_coordinate), array
@@ -174,7 +174,7 @@ def _check_names(outputs: list[Output], axes: tuple[Axis, ...]) -> None:
             if name in taken or not name or "/" in name or name.startswith((".", "__")) or name == "zarr.json":
                 raise ValueError(
                     f"run returned {output.name!r} with dimensions {output.dims}; {name!r} cannot be a name here. "
-                    f"Taken are the axes and {', '.join(sorted(RESERVED))}."
+                    f"Taken are {', '.join(sorted(taken))}."
                 )
         is_index = output.is_coordinate and output.dims == (output.name,)
         if names.count(output.name) > 1 or (output.name in dims and not is_index):

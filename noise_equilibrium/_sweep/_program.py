@@ -75,14 +75,15 @@ class Program:
 
     def evaluate(self, consts: list[Any], key: Any, *numbers: Any) -> list[Any]:
         """The results of one run."""
-        return jax.core.eval_jaxpr(self.jaxpr, consts, key, *numbers)
+        results = jax.core.eval_jaxpr(self.jaxpr, consts, key, *numbers)
+        return [jnp.asarray(result, output.dtype) for result, output in zip(results, self.outputs, strict=True)]
 
     def constants(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         """The values of outputs that depend on no input."""
         places = [place for place, output in enumerate(self.outputs) if output.name in names]
 
         def chosen(consts: list[Any]) -> list[Any]:
-            zeros = [jnp.zeros(var.aval.shape, var.aval.dtype) for var in self.jaxpr.invars[1:]]
+            zeros = [jnp.zeros((), jnp.result_type(float))] * (len(self.jaxpr.invars) - 1)
             results = self.evaluate(consts, jax.random.key(0, impl=IMPLEMENTATION), *zeros)
             return [results[place] for place in places]
 
@@ -150,32 +151,30 @@ class Batch:
         self.size = size
         self._padded = -(-size // len(devices)) * len(devices)  # the same number of runs on every device
         mesh = Mesh(np.array(devices), (RUNS,))
-        self._everywhere, self._shared = NamedSharding(mesh, P()), NamedSharding(mesh, P(RUNS))
-        self._consts = jax.device_put(program.consts, self._everywhere)
+        self._shared = NamedSharding(mesh, P(RUNS))
+        self._consts = jax.device_put(program.consts, NamedSharding(mesh, P()))
 
-        def batch(consts: list[Any], key: Any, words: Any, numbers: list[Any]) -> Any:
+        def batch(consts: list[Any], keys: Any, numbers: list[Any]) -> Any:
             one = functools.partial(self._one, program)
-            return jax.vmap(one, in_axes=(None, None, 0, 0))(consts, key, words, numbers)
+            return jax.vmap(one, in_axes=(None, 0, 0))(consts, keys, numbers)
 
         if len(devices) > 1:
             # Each device runs its own part by itself; a partitioner might make them exchange arrays.
-            specs = (P(), P(), P(RUNS), P(RUNS))
+            specs = (P(), P(RUNS), P(RUNS))
             batch = jax.shard_map(batch, mesh=mesh, in_specs=specs, out_specs=P(RUNS), check_vma=False)
         number = jax.ShapeDtypeStruct((self._padded,), jnp.result_type(float), sharding=self._shared)
         self._compiled = (
             jax.jit(batch)
             .lower(
                 self._consts,
-                jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=self._everywhere),
-                jax.ShapeDtypeStruct((self._padded, 3), jnp.uint32, sharding=self._shared),
+                jax.ShapeDtypeStruct((self._padded, 2), jnp.uint32, sharding=self._shared),
                 [number] * (len(program.jaxpr.invars) - 1),
             )
             .compile()
         )
 
-    def _one(self, program: Program, consts: list[Any], key: Any, words: Any, numbers: list[Any]) -> Any:
-        base = jax.random.wrap_key_data(key, impl=IMPLEMENTATION)
-        results = program.evaluate(consts, derive(base, words), *numbers)
+    def _one(self, program: Program, consts: list[Any], key: Any, numbers: list[Any]) -> Any:
+        results = program.evaluate(consts, jax.random.wrap_key_data(key, impl=IMPLEMENTATION), *numbers)
         kept = [results[place] for place in self._places]
         diverged = jnp.zeros((), bool)
         for name, value in zip(self._names, kept, strict=True):
@@ -196,8 +195,7 @@ class Batch:
         fill = np.minimum(np.arange(self._padded), self.size - 1)
         dtype = jnp.result_type(float)
         arguments = (
-            jax.device_put(key, self._everywhere),
-            jax.device_put(words[fill], self._shared),
+            jax.device_put(np.asarray(derive(key, words[fill])), self._shared),
             [jax.device_put(number[fill].astype(dtype), self._shared) for number in numbers],
         )
         kept, diverged = self._compiled(self._consts, *arguments)
@@ -206,6 +204,7 @@ class Batch:
 
 
 def _aval_of(var: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of an input, without its weak type."""
     return jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype)
 
 

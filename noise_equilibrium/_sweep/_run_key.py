@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, UInt32
 
@@ -42,8 +41,9 @@ def run_key(key: PRNGKeyArray, seed: int, point: Mapping[str, Any]) -> PRNGKeyAr
     """
     if not hasattr(seed, "__index__") or not 0 <= seed < MAX_SEED:
         raise ValueError(f"seed is {seed!r}; expected an integer from 0 to 2³² − 1.")
-    words = np.array([*point_words(point), seed], np.uint32)
-    return derive(as_key(key, "run_key"), jnp.asarray(words))
+    words = np.array([[*point_words(point), seed]], np.uint32)
+    data = derive(jax.random.key_data(as_key(key, "run_key")), words)[0]
+    return jax.random.wrap_key_data(data, impl=IMPLEMENTATION)
 
 
 def point_words(point: Mapping[str, Any]) -> tuple[int, int]:
@@ -53,11 +53,16 @@ def point_words(point: Mapping[str, Any]) -> tuple[int, int]:
     return int.from_bytes(digest[:4], "big"), int.from_bytes(digest[4:8], "big")
 
 
-def derive(key: PRNGKeyArray, words: UInt32[Array, "3"]) -> PRNGKeyArray:
-    """Fold the words of a run into the key of the sweep, one after the other."""
-    for word in words:
-        key = jax.random.fold_in(key, word)
-    return key
+@jax.jit
+def derive(key: UInt32[Array, "2"], words: UInt32[Array, "runs 3"]) -> UInt32[Array, "runs 2"]:
+    """Fold the words of each run into the key of the sweep, one after the other; keys as their data."""
+
+    def fold(words: UInt32[Array, "3"]) -> UInt32[Array, "2"]:
+        base = jax.random.wrap_key_data(key, impl=IMPLEMENTATION)
+        folded, _ = jax.lax.scan(lambda key, word: (jax.random.fold_in(key, word), None), base, words)
+        return jax.random.key_data(folded)
+
+    return jax.vmap(fold)(words)
 
 
 def _spelled(name: str, value: Any) -> tuple[str, str]:

@@ -98,7 +98,7 @@ def sweep(
     plan = make_plan(run, known_axes, known_seeds, key, unit)
     attributes = _result.attributes_of(plan)
     kept = _memory.Memory(plan) if path is None else _store.open_store(path, plan, attributes)
-    done = kept.done()
+    done = kept.done().copy()
     diverged = int(np.sum(kept.diverged() & done)) if isinstance(kept, _store.Store) else 0
     units = [one for one in plan.grid.units() if one.group in plan.programs and not done[one.region].all()]
     bar = _progress.Progress(progress, done.size, int(done.sum()), diverged)
