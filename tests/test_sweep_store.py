@@ -225,14 +225,15 @@ def killed_at_random(store: Path, kills: int, seed: int) -> tuple[int, int]:
     rng = np.random.default_rng(seed)
     done = inside = 0
     while done < kills:
-        child = process(store, int(rng.integers(2**30)), 0.004 if done % 2 else 0.0)
+        child = process(store, int(rng.integers(2**30)), 0.02 if done % 2 else 0.0)
         assert child.stdout is not None
         assert child.stdout.readline() == "begun\n"
         try:
             child.wait(timeout=float(rng.uniform(0.2, 6.0)))
         except subprocess.TimeoutExpired:
             child.kill()
-        rest = child.stdout.read()
+        with child.stdout as output:
+            rest = output.read()
         if child.wait() == -signal.SIGKILL:
             done += 1
             inside += "inside a write" in rest

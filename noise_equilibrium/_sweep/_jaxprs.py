@@ -15,12 +15,12 @@ CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoi
 UNKNOWN_TRIPS = 100  # of a `while` loop, whose trips depend on values
 
 # Elementary operations, one for each element that a vectorised loop adds or multiplies, and what other work is worth.
-# Measured on one CPU core, where a second has some 2e9 of them; the values set the size of a unit and nothing else.
-OPERATIONS_PER_SECOND = 2e9
+# Measured on one CPU core, where a second has some 4e9 of them; the values set the size of a unit and nothing else.
+OPERATIONS_PER_SECOND = 4e9
 RANDOM_WORD = 20.0  # 32 random bits
 TRANSCENDENTAL = 8.0
 MULTIPLY_ADD = 0.25  # inside a matrix product
-LAUNCH = 1000.0  # what an equation costs besides its elements, once for all runs of a batch
+LAUNCH = 2000.0  # what an equation costs besides its elements, once for all runs of a batch
 
 CHEAP = {"reshape", "squeeze", "broadcast_in_dim", "expand_dims", "random_wrap", "random_unwrap", "stop_gradient"}
 COSTLY = {
