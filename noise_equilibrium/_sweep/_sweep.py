@@ -112,7 +112,8 @@ def sweep(
             bar.add(max(fresh, 0), outcome.diverged)
             failures += _failures(plan, outcome)
     except BaseException as error:
-        error.add_note(_how_to_go_on(bar.done, bar.total, path))
+        if bar.done or path is not None or isinstance(error, KeyboardInterrupt):
+            error.add_note(_how_to_go_on(bar.done, bar.total, path))
         raise
     finally:
         bar.close()
