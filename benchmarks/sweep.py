@@ -117,7 +117,7 @@ def torch_ways(d: int, width: int, batch: int, steps: int) -> dict[str, tuple[Ca
         for _ in range(steps):
             x = torch.randn(batch, d)
             optimizer.zero_grad()
-            loss(*weights, x, x + torch.randn(batch, d)).backward()
+            loss(weights[0], weights[1], x, x + torch.randn(batch, d)).backward()
             optimizer.step()
 
     gradient = torch.func.vmap(torch.func.grad(loss, argnums=(0, 1)))
@@ -204,14 +204,17 @@ def store_share(repeats: int) -> None:
 
 def compilations() -> None:
     """How many programs are compiled for two values of a float axis, and for two hundred."""
-    counted = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda name, *_, **__: counted.append(name) if name.endswith("backend_compile_duration") else None
-    )
+    counted: list[float] = []
+
+    def count(event: str, duration_secs: float, **_: Any) -> None:
+        if event.endswith("backend_compile_duration"):
+            counted.append(duration_secs)
+
+    jax.monitoring.register_event_duration_secs_listener(count)
     run, found = library_run(4, 4, 2, 10), []
-    for count in (2, 2, 200):
+    for length in (2, 2, 200):
         counted.clear()
-        rates = np.linspace(RATE, 2 * RATE, count)
+        rates = np.linspace(RATE, 2 * RATE, length).tolist()
         ne.sweep(run, {"rate": rates}, seeds=4, key=jax.random.key(0), unit=8, progress=False)
         found.append(len(counted))
     print(f"programs compiled for 2 values of a float axis: {found[1]}, for 200: {found[2]}")
