@@ -21,6 +21,7 @@ class Labelled(eqx.Module):
     value: PyTree
     dims: tuple[str, ...] = eqx.field(static=True)
     coords: dict[str, Array]
+    may_be_nan: bool = eqx.field(static=True, default=False)
 
 
 class Output(NamedTuple):
@@ -32,6 +33,7 @@ class Output(NamedTuple):
         shape: its shape.
         dtype: its dtype, as NumPy spells it.
         is_coordinate: whether it is a coordinate of other results.
+        may_be_nan: whether a NaN in it does not mean that the run diverged, as in the time of what never happened.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Output(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
     is_coordinate: bool
+    may_be_nan: bool = False
 
 
 def labelled(value: PyTree, dims: str | Sequence[str], **coords: Any) -> Labelled:
@@ -110,7 +113,7 @@ def read_result(result: Any, axes: tuple[Axis, ...]) -> tuple[tuple[Output, ...]
             name = _name((*path, *inner))
             if name in found:
                 raise ValueError(f"run returned two results named {name!r}; expected different names.")
-            found[name] = _output(name, leaf, marked.dims, False)
+            found[name] = _output(name, leaf, marked.dims, False, marked.may_be_nan)
         for name, array in marked.coords.items():
             is_index = name in marked.dims
             full = name if is_index else _name((*path[:-1], jax.tree_util.DictKey(name)))
@@ -137,7 +140,8 @@ def _unpacked(node: Any) -> Any:
     if not isinstance(node, Trajectory):
         return node
     # What the dynamics accumulate over a run (a mean, a first time) is a module of theirs, and has no rows.
-    summaries = {name: value for name, value in node.observed.items() if _is_summary(value)}
+    # Its fate is told by `diverged_at` alone, since a first time is NaN where there was none.
+    summaries = {name: Labelled(value, (), {}, True) for name, value in node.observed.items() if _is_summary(value)}
     records = {name: value for name, value in node.observed.items() if name not in summaries}
     coords = {RECORDS: node.step, "time": node.time}
     return {"": Labelled(records, (RECORDS,), coords), "diverged_at": node.diverged_at, **summaries}
@@ -152,7 +156,9 @@ def _name(path: Sequence[Any]) -> str:
     return ".".join(part for part in parts if part)
 
 
-def _output(name: str, leaf: Any, dims: tuple[str, ...], is_coordinate: bool) -> tuple[Output, Array]:
+def _output(
+    name: str, leaf: Any, dims: tuple[str, ...], is_coordinate: bool, may_be_nan: bool = False
+) -> tuple[Output, Array]:
     if not is_array(leaf) and not isinstance(leaf, bool | int | float | complex):
         raise ValueError(f"run returned {type(leaf).__name__} as {name!r}; expected an array.")
     array = jnp.asarray(leaf)
@@ -161,7 +167,7 @@ def _output(name: str, leaf: Any, dims: tuple[str, ...], is_coordinate: bool) ->
     if array.dtype != jnp.bool_ and not jnp.issubdtype(array.dtype, jnp.number):
         raise ValueError(f"run returned an array of dtype {array.dtype} as {name!r}; expected numbers or bools.")
     own = (*dims, *(f"{name}_{i}" for i in range(array.ndim - len(dims))))
-    return Output(name, own, tuple(array.shape), str(array.dtype), is_coordinate), array
+    return Output(name, own, tuple(array.shape), str(array.dtype), is_coordinate, may_be_nan), array
 
 
 def _check_names(outputs: list[Output], axes: tuple[Axis, ...]) -> None:

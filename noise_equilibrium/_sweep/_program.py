@@ -147,7 +147,7 @@ class Batch:
     def __init__(self, program: Program, kept: Sequence[str], size: int):
         devices = jax.local_devices()[:size]
         self._places = [place for place, output in enumerate(program.outputs) if output.name in kept]
-        self._names = [program.outputs[place].name for place in self._places]
+        self._outputs = [program.outputs[place] for place in self._places]
         self.size = size
         self._padded = -(-size // len(devices)) * len(devices)  # the same number of runs on every device
         mesh = Mesh(np.array(devices), (RUNS,))
@@ -177,10 +177,10 @@ class Batch:
         results = program.evaluate(consts, jax.random.wrap_key_data(key, impl=IMPLEMENTATION), *numbers)
         kept = [results[place] for place in self._places]
         diverged = jnp.zeros((), bool)
-        for name, value in zip(self._names, kept, strict=True):
-            if jnp.issubdtype(value.dtype, jnp.inexact):
+        for output, value in zip(self._outputs, kept, strict=True):
+            if jnp.issubdtype(value.dtype, jnp.inexact) and not output.may_be_nan:
                 diverged |= ~jnp.all(jnp.isfinite(value))
-            elif name.rpartition(".")[2] == "diverged_at":
+            elif output.name.rpartition(".")[2] == "diverged_at":
                 diverged |= jnp.any(value >= 0)
         return kept, diverged
 
@@ -199,7 +199,8 @@ class Batch:
             [jax.device_put(number[fill].astype(dtype), self._shared) for number in numbers],
         )
         kept, diverged = self._compiled(self._consts, *arguments)
-        results = dict(zip(self._names, kept, strict=True)) | {"diverged": diverged}
+        names = [output.name for output in self._outputs]
+        results = dict(zip(names, kept, strict=True)) | {"diverged": diverged}
         return {name: np.asarray(value)[: self.size] for name, value in results.items()}
 
 
