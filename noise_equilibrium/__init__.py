@@ -36,6 +36,7 @@ from ._noise import (
 from ._parameters import flatten
 from ._population import Redrawn, Stream
 from ._problem import Problem
+from ._sweep import Labelled, SweepError, labelled, run_key, sweep
 from ._symmetry import (
     AbstractSymmetry,
     ExponentialSymmetry,
@@ -67,6 +68,7 @@ __all__ = [
     "Explanation",
     "ExponentialSymmetry",
     "GradientFlow",
+    "Labelled",
     "Leg",
     "LegPath",
     "MomentEstimate",
@@ -78,6 +80,7 @@ __all__ = [
     "SpectralMoments",
     "Status",
     "Stream",
+    "SweepError",
     "Symmetry",
     "SymmetryError",
     "Trajectory",
@@ -93,6 +96,7 @@ __all__ = [
     "find_equilibrium",
     "flatten",
     "gradient_covariance",
+    "labelled",
     "models",
     "neuron_rescaling",
     "noether_flow",
@@ -102,9 +106,11 @@ __all__ = [
     "redrawn_moments",
     "relaxation_rates",
     "rescaling",
+    "run_key",
     "sample_noise",
     "scaling",
     "simulate",
+    "sweep",
     "symmetry_violation",
 ]
 

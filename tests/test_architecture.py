@@ -37,6 +37,9 @@ SIGNATURES = {
     "SDE": "learning_rate batch_size dt",
     "GradientFlow": "dt",
     "simulate": "problem dynamics params steps key observe every",
+    "sweep": "run axes seeds key store executor progress unit",
+    "run_key": "key seed point",
+    "labelled": "value dims coords",
 }
 MEMBERS = {
     "Problem": ["risk", "sampled"],
@@ -148,6 +151,10 @@ def test_fixed_defaults():
         ("simulate", "key"): None,
         ("simulate", "observe"): None,
         ("simulate", "every"): 1,
+        ("sweep", "store"): None,
+        ("sweep", "executor"): None,
+        ("sweep", "progress"): True,
+        ("sweep", "unit"): None,
     }
 
 
@@ -194,7 +201,8 @@ before = dict(jax.config.values)
 import noise_equilibrium
 assert dict(jax.config.values) == before, "the configuration of JAX changed"
 assert not jax.config.jax_enable_x64
-loaded = {"matplotlib", "sklearn", "tqdm", "experiments", "pytest"} & set(sys.modules)
+heavy = {"xarray", "zarr", "pandas", "dask", "distributed", "submitit"}
+loaded = ({"matplotlib", "sklearn", "tqdm", "experiments", "pytest"} | heavy) & set(sys.modules)
 assert not loaded, loaded
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)

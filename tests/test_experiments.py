@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from experiments.__main__ import use_devices
 from experiments._metrics import Metric, table
 from experiments._output import Output
 from experiments.alignment._network import relative_distance, worst
@@ -59,3 +60,14 @@ def test_distances():
     assert relative_distance(eye, eye) == 0
     assert relative_distance(eye, 0 * eye) == 1
     assert worst(np.array([1.02, 0.9, 1.1])) == 0.9
+
+
+def test_devices_are_taken_out_of_the_command_line(monkeypatch):
+    set_to = {}
+    monkeypatch.setattr("jax.config.update", set_to.__setitem__)
+    assert use_devices(["alignment", "--devices", "4", "--quick"]) == ["alignment", "--quick"]
+    assert use_devices(["alignment"]) == ["alignment"]
+    assert set_to == {"jax_num_cpu_devices": 4}
+    for wrong in (["--devices"], ["--devices", "0"], ["--devices", "two"]):
+        with pytest.raises(SystemExit, match="expected a number of devices"):
+            use_devices(wrong)

@@ -1,0 +1,207 @@
+"""What the program of a run tells without being run: on which inputs an output depends, and how much work it is.
+
+Both are functions of the program alone, never of a clock, so that a sweep is cut into the same units every time.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.extend import core
+
+CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
+UNKNOWN_TRIPS = 100  # of a `while` loop, whose trips depend on values
+
+# Elementary operations, one for each element that a vectorised loop adds or multiplies, and what other work is worth.
+# Measured on one CPU core, where a second has some 4e9 of them; the values set the size of a unit and nothing else.
+OPERATIONS_PER_SECOND = 4e9
+RANDOM_WORD = 20.0  # 32 random bits
+TRANSCENDENTAL = 8.0
+MULTIPLY_ADD = 0.25  # inside a matrix product
+LAUNCH = 2000.0  # what an equation costs besides its elements, once for all runs of a batch
+
+CHEAP = {"reshape", "squeeze", "broadcast_in_dim", "expand_dims", "random_wrap", "random_unwrap", "stop_gradient"}
+COSTLY = {
+    "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "cos", "cosh", "digamma", "div", "erf",
+    "erf_inv", "erfc", "exp", "exp2", "expm1", "integer_pow", "lgamma", "log", "log1p", "logistic", "pow", "rem",
+    "rsqrt", "sin", "sinh", "sqrt", "tan", "tanh",
+}  # fmt: skip
+
+
+class Work(NamedTuple):
+    """What one run costs, in elementary operations, and a batch of any size on top; and the bytes alive at once."""
+
+    per_run: float
+    per_batch: float
+    live_bytes: float
+
+
+def work_of(jaxpr: core.Jaxpr, own: Sequence[bool] | None = None) -> Work:
+    """An estimate of the work of a program: right to a factor of a few, which is all that the size of a unit needs.
+
+    Args:
+        jaxpr: the program.
+        own: for each input whether every run of a batch has its own; all have if not given. What all runs share, such
+            as a data set, costs and takes its memory once for a batch.
+    """
+    owned = set(itertools.compress(jaxpr.invars, own or [True] * len(jaxpr.invars)))
+    ends = _last_uses(jaxpr)
+    alive = peak = sum(map(_bytes, owned))
+    per_run = per_batch = 0.0
+    for eqn, ending in zip(jaxpr.eqns, ends, strict=True):
+        seen = [not isinstance(var, core.Literal) and var in owned for var in eqn.invars]
+        work = _work_of_equation(eqn, seen)
+        if any(seen):
+            owned.update(eqn.outvars)
+            alive += sum(map(_bytes, eqn.outvars))
+            per_run += work.per_run
+            peak = max(peak, alive + work.live_bytes)
+        else:
+            per_batch += work.per_run
+        per_batch += work.per_batch
+        alive -= sum(_bytes(var) for var in ending if var in owned)
+    return Work(per_run, per_batch, peak)
+
+
+def _last_uses(jaxpr: core.Jaxpr) -> list[list[Any]]:
+    """For each equation the variables that nothing needs after it."""
+    needed = {var for var in jaxpr.outvars if not isinstance(var, core.Literal)}
+    ends = []
+    for eqn in reversed(jaxpr.eqns):
+        here = {var for var in (*eqn.invars, *eqn.outvars) if not isinstance(var, core.Literal)}
+        ends.append([*(here - needed)])
+        needed |= here
+    return ends[::-1]
+
+
+def _work_of_equation(eqn: core.JaxprEqn, own: Sequence[bool]) -> Work:
+    name = eqn.primitive.name
+    bodies = [work_of(body, _own_inside(eqn, body, own)) for body in _bodies(eqn)]
+    if bodies:
+        trips = {"scan": eqn.params.get("length", 1), "while": UNKNOWN_TRIPS}.get(name, 1)
+        combine = max if name == "cond" else sum
+        return Work(
+            trips * combine(body.per_run for body in bodies),
+            trips * combine(body.per_batch for body in bodies),
+            max(body.live_bytes for body in bodies),
+        )
+    written, read = sum(map(_size, eqn.outvars)), max(map(_size, eqn.invars), default=0.0)
+    if name in CHEAP:
+        return Work(0.0, 0.0, 0.0)
+    if name == "dot_general":
+        shape = _shape(eqn.invars[0])
+        contracted = math.prod(shape[axis] for axis in eqn.params["dimension_numbers"][0][0])
+        return Work(written * contracted * MULTIPLY_ADD, LAUNCH, 0.0)
+    if name == "conv_general_dilated":
+        return Work(written * _size(eqn.invars[1]) * MULTIPLY_ADD, LAUNCH, 0.0)
+    if name.startswith(("random_", "threefry")):
+        return Work(RANDOM_WORD * sum(map(_bytes, eqn.outvars)) / 4, LAUNCH, 0.0)
+    return Work(max(written, read) * (TRANSCENDENTAL if name in COSTLY else 1.0), LAUNCH, 0.0)
+
+
+def _own_inside(eqn: core.JaxprEqn, body: core.Jaxpr, own: Sequence[bool]) -> list[bool]:
+    """Which inputs of a program inside of an equation every run has for itself; all of them if that is in doubt."""
+    count = len(body.invars)
+    if not any(own) or count > len(own):
+        return [any(own)] * count
+    inside = list(own[len(own) - count :])  # the inputs of a loop or branch are the last ones of its equation
+    if eqn.primitive.name == "scan":
+        first, length = _carry(eqn, body) or (0, count)
+    elif eqn.primitive.name == "while":
+        first, length = max(count - len(eqn.outvars), 0), count
+    else:
+        return inside
+    return [mine or first <= place < first + length for place, mine in enumerate(inside)]
+
+
+def _bodies(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
+    """The programs inside of an equation."""
+    for value in eqn.params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(item, core.ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, core.Jaxpr):
+                yield item
+
+
+def _shape(var: Any) -> tuple[int, ...]:
+    return getattr(var.aval, "shape", ())
+
+
+def _size(var: Any) -> float:
+    return float(math.prod(_shape(var)))
+
+
+def _bytes(var: Any) -> float:
+    dtype = getattr(var.aval, "dtype", None)
+    return _size(var) * (dtype.itemsize if isinstance(dtype, np.dtype) else 8)  # a key is two words
+
+
+def dependencies(jaxpr: core.Jaxpr) -> list[frozenset[int]]:
+    """For each output the inputs, by position, on which it may depend; what is not understood depends on everything."""
+    known: dict[Any, frozenset[int]] = {var: frozenset({place}) for place, var in enumerate(jaxpr.invars)}
+    for eqn in jaxpr.eqns:
+        seen = _looked_up(eqn.invars, known)
+        inner = _called(eqn)
+        if inner is not None and eqn.primitive.name in CALLS:
+            out = _through(dependencies(inner), seen)
+        elif inner is not None and eqn.primitive.name == "scan" and (carry := _carry(eqn, inner)) is not None:
+            out = _through_loop(inner, seen, *carry)
+        else:
+            out = [frozenset().union(*seen)] * len(eqn.outvars)
+        known.update(zip(eqn.outvars, out, strict=True))
+    return _looked_up(jaxpr.outvars, known)
+
+
+def _looked_up(variables: Sequence[Any], known: dict[Any, frozenset[int]]) -> list[frozenset[int]]:
+    return [frozenset() if isinstance(var, core.Literal) else known.get(var, frozenset()) for var in variables]
+
+
+def _through(inner: list[frozenset[int]], seen: list[frozenset[int]]) -> list[frozenset[int]]:
+    return [frozenset().union(*(seen[place] for place in needed)) for needed in inner]
+
+
+def _through_loop(inner: core.Jaxpr, seen: list[frozenset[int]], first: int, count: int) -> list[frozenset[int]]:
+    """The dependencies of a scan: what its carry depends on grows from trip to trip, until it grows no more."""
+    seen, needed = list(seen), dependencies(inner)
+    while True:
+        out = _through(needed, seen)
+        carry = [old | new for old, new in zip(seen[first : first + count], out[:count], strict=True)]
+        if carry == seen[first : first + count]:
+            return carry + out[count:]
+        seen[first : first + count] = carry
+
+
+def _called(eqn: core.JaxprEqn) -> core.Jaxpr | None:
+    """The one program inside of an equation whose inputs and outputs are those of the equation."""
+    bodies = list(_bodies(eqn))
+    if len(bodies) != 1 or bodies[0].constvars:
+        return None
+    fits = len(bodies[0].invars) == len(eqn.invars) and len(bodies[0].outvars) == len(eqn.outvars)
+    return bodies[0] if fits else None
+
+
+def _carry(eqn: core.JaxprEqn, inner: core.Jaxpr) -> tuple[int, int] | None:
+    """Where the carry of a scan begins among its inputs and how long it is; None if that is in doubt.
+
+    It is spelled differently in every version of JAX; the shapes tell it, for only sequences have the axis of the loop.
+    """
+    length = eqn.params.get("length")
+    if not isinstance(length, int):
+        return None
+    into = [_gains(outer, body, length) for outer, body in zip(eqn.invars, inner.invars, strict=True)]
+    out = [_gains(outer, body, length) for outer, body in zip(eqn.outvars, inner.outvars, strict=True)]
+    if None in into + out or into != sorted(into, key=bool) or out != sorted(out, key=bool):
+        return None
+    count = out.count(False)
+    first = into.count(False) - count
+    return (first, count) if first >= 0 else None
+
+
+def _gains(outer: Any, body: Any, length: int) -> bool | None:
+    """Whether a variable has the axis of a loop outside its body; None if the shapes fit neither way."""
+    if outer.aval.shape == body.aval.shape:
+        return False
+    return True if outer.aval.shape == (length, *body.aval.shape) else None

@@ -1,0 +1,175 @@
+"""A store: a zarr directory that survives anything that happens to the processes which fill it.
+
+One chunk of every array is one unit. A unit writes its results first and its chunk of `done` last, and each chunk
+appears whole, under its name, or not at all (zarr writes a file beside it and renames it; hence zarr ≥ 3.1.6). Nothing
+but `done` says what is finished: a unit that was interrupted is computed again, over whatever it left. The store itself
+is built beside its place and renamed. What is not promised is what a file system loses when the power fails.
+"""
+
+import os
+import shutil
+import uuid
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray
+import zarr
+
+from ._axes import SEED
+from ._engine import Block
+from ._plan import Plan, differences
+from ._units import Grid, Unit
+
+IDENTITY = "sweep"  # the attribute with what must agree
+FRESH = "remove it, or give store= another path"
+
+
+class Store:
+    """An existing store, open for writing.
+
+    Args:
+        path: where it is.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._group = zarr.open_group(path, mode="r+", zarr_format=3, use_consolidated=False)
+        self._arrays: dict[str, Any] = dict(self._group.arrays())
+
+    def write(self, unit: Unit, block: Block) -> None:
+        """Keep what a unit computed: its results first, and last that they are there."""
+        for name, array in block.arrays.items():
+            self._arrays[name][unit.region] = array
+        self._arrays["done"][unit.region] = block.done
+
+    def done(self) -> np.ndarray:
+        """Which runs are done."""
+        return np.asarray(self._arrays["done"][...])
+
+    def diverged(self) -> np.ndarray:
+        """Which runs have diverged, where they are done."""
+        return np.asarray(self._arrays["diverged"][...])
+
+    def dataset(self) -> xarray.Dataset:
+        """All that is in the store; arrays are read when they are used."""
+        return xarray.open_zarr(self.path, chunks=None, consolidated=False, zarr_format=3)
+
+
+def store_path(store: Any) -> Path:
+    """The path of a store, or of one to be.
+
+    Raises:
+        ValueError: if there is a file, or a folder that is neither empty nor a store of a sweep.
+    """
+    if not isinstance(store, str | os.PathLike):
+        raise ValueError(f"store is {store!r}; expected the path of a folder.")
+    path = Path(store).expanduser().absolute()
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"store {path} is a file; expected the path of a folder: {FRESH}.")
+    if path.is_dir() and any(path.iterdir()) and _identity(path) is None:
+        raise ValueError(f"store {path} is a folder that holds something else than a sweep; give store= another path.")
+    return path
+
+
+def open_store(path: Path, plan: Plan, attributes: Mapping[str, str]) -> Store:
+    """Open the store of a sweep, and make it first if there is none.
+
+    Raises:
+        ValueError: if it belongs to another sweep, which is left as it is; or if it cannot be made.
+    """
+    identity = plan.identity()
+    if not path.exists() or not any(path.iterdir()):
+        constants = plan.constant_values()
+        try:
+            _build(path, plan, identity, constants, attributes)
+        except OSError as error:
+            raise ValueError(f"store {path} cannot be made: {error}. Expected a folder that can be written.") from error
+    old = _identity(path)
+    said = differences(old, identity)
+    if said:
+        raise ValueError(
+            f"store {path} belongs to another sweep and is left as it is: {'; '.join(said)}. To begin anew, {FRESH}."
+        )
+    store = Store(path)
+    assert old is not None
+    _complete(store, old, identity)
+    return store
+
+
+def _identity(path: Path) -> Any:
+    """What a store says it belongs to; None for a folder that is no store of a sweep."""
+    try:
+        group = zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False)
+    except (FileNotFoundError, ValueError, KeyError):  # no group, or metadata that are not zarr's
+        return None
+    return group.attrs.get(IDENTITY)
+
+
+def _build(
+    path: Path,
+    plan: Plan,
+    identity: Mapping[str, Any],
+    constants: Mapping[str, tuple[tuple[str, ...], np.ndarray]],
+    attributes: Mapping[str, str],
+) -> None:
+    """Make an empty store beside its place, and move it there in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.parent / f".{path.name}.{uuid.uuid4().hex}.building"
+    try:
+        coordinates = [output.name for output in plan.recorded if output.is_coordinate]
+        attrs = {**attributes, IDENTITY: identity, **({"coordinates": " ".join(coordinates)} if coordinates else {})}
+        group = zarr.create_group(scratch, zarr_format=3, attributes=attrs)
+        _create_arrays(group, plan.grid, plan)
+        fixed = {axis.name: ((axis.name,), axis.coordinate()) for axis in plan.grid.axes}
+        fixed[SEED] = (SEED,), np.asarray(plan.grid.seeds, np.int64)
+        for name, (dims, value) in {**fixed, **constants}.items():
+            text = value.dtype.kind == "U"
+            array: Any = group.create_array(
+                name, shape=value.shape, dtype=str if text else value.dtype, dimension_names=dims
+            )
+            array[...] = value.astype(object) if text else value
+        _consolidate(scratch)
+        os.rename(scratch, path)
+    except OSError:
+        if not path.is_dir() or _identity(path) is None:  # else another process was faster, and its store will do
+            raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _create_arrays(group: Any, grid: Grid, plan: Plan) -> None:
+    names = (*(axis.name for axis in grid.axes), SEED)
+    for name, dims, shape, dtype in [
+        *((output.name, output.dims, output.shape, output.dtype) for output in plan.recorded),
+        ("diverged", (), (), "bool"),
+        ("done", (), (), "bool"),
+    ]:
+        group.create_array(
+            name,
+            shape=(*grid.shape, *shape),
+            chunks=(*grid.extents, *(max(length, 1) for length in shape)),
+            dtype=dtype,
+            dimension_names=(*names, *dims),
+            fill_value=0,
+        )
+
+
+def _complete(store: Store, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Write down the computations of cells where `run` raised when the store was made and raises no more."""
+    computation = {
+        point: digest if digest is not None else old["computation"].get(point)
+        for point, digest in new["computation"].items()
+    }
+    if computation != old["computation"]:
+        store._group.attrs[IDENTITY] = {**old, "computation": computation}
+        _consolidate(store.path)
+
+
+def _consolidate(path: Path) -> None:
+    """Gather all metadata in one file, so that `xarray.open_zarr(path)` finds them there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that other readers of zarr may not know such a file; they do not need it
+        zarr.consolidate_metadata(path, zarr_format=3)
