@@ -10,7 +10,27 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from . import data, models
-from ._dynamics import GD, SDE, SGD, AbstractDynamics, GradientFlow, Trajectory, simulate
+from ._dynamics import (
+    GD,
+    SDE,
+    SGD,
+    SVAG,
+    AbstractDynamics,
+    FirstTime,
+    GradientFlow,
+    Optax,
+    RunningMoments,
+    RunState,
+    Trajectory,
+    WeakError,
+    first_time,
+    resume,
+    running,
+    sde_terms,
+    simulate,
+    timed,
+    weak_error,
+)
 from ._equilibrium import Equilibrium, Status, find_equilibrium
 from ._flow import expected_charge_step, noether_flow, relaxation_rates
 from ._noise import Moments, gradient_covariance, noise_moments, sample_noise
@@ -39,24 +59,31 @@ __all__ = [
     "GD",
     "SDE",
     "SGD",
+    "SVAG",
     "AbstractDynamics",
     "AbstractSymmetry",
     "Equilibrium",
+    "FirstTime",
     "GradientFlow",
     "Leg",
     "Moments",
+    "Optax",
     "Problem",
     "Redrawn",
+    "RunState",
+    "RunningMoments",
     "Status",
     "Stream",
     "Symmetry",
     "SymmetryError",
     "Trajectory",
+    "WeakError",
     "check_symmetry",
     "data",
     "double_rotation",
     "expected_charge_step",
     "find_equilibrium",
+    "first_time",
     "flatten",
     "gradient_covariance",
     "models",
@@ -65,10 +92,15 @@ __all__ = [
     "noise_moments",
     "relaxation_rates",
     "rescaling",
+    "resume",
+    "running",
     "sample_noise",
     "scaling",
+    "sde_terms",
     "simulate",
     "symmetry_violation",
+    "timed",
+    "weak_error",
 ]
 
 

@@ -23,6 +23,10 @@ class AbstractDynamics(AbstractLaw):
         """σ² = η/(2S), the noise scale of the SDE, Eq. (1); 0 without noise."""
 
     @abc.abstractmethod
+    def noise_scale_at(self, step: Any) -> Any:
+        """σ² at step number `step`, counted from 0: what a schedule of learning rates has in place of one σ²."""
+
+    @abc.abstractmethod
     def check(self, problem: Problem) -> None:
         """Raise a ValueError if these dynamics cannot run on a problem."""
 
@@ -80,19 +84,10 @@ def constant_rate(rate: Any, what: str) -> Any:
     if callable(rate):
         raise ValueError(
             f"{what} refers to one learning rate, and this one is a schedule; "
-            "build the dynamics with its value at the step you mean: schedule(step)."
+            "build the dynamics with its value at the step you mean: schedule(step). "
+            "For σ² alone: dynamics.noise_scale_at(step)."
         )
     return rate
-
-
-def as_batch_size(value: Any) -> int:
-    """A batch size: an integer of at least 1."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ValueError(f"batch_size is {value!r}; expected an integer of at least 1.")
-    size = value.__index__()
-    if size < 1:
-        raise ValueError(f"batch_size is {size}; expected at least 1.")
-    return size
 
 
 def descend(problem: Problem, params: PyTree, samples: PyTree, weights: Array, time: Any) -> PyTree:
