@@ -62,7 +62,8 @@ def test_the_discrete_charge_law_is_exact_at_every_step(decay, replacement, data
         redrawn = ne.Redrawn(problem.data, lambda key, z: (z[0], z[1] + 0.3 * jax.random.normal(key, z[1].shape)))
         problem = ne.Problem(problem.loss, redrawn, decay)
     if data == "stream":
-        problem = ne.Problem(problem.loss, ne.Stream(lambda key: tuple(jax.random.normal(key, (2, 2)))), decay)
+        teacher = ne.data.LinearTeacher(jnp.eye(2), jnp.eye(2), jnp.eye(2))
+        problem = ne.Problem(problem.loss, ne.Stream(teacher), decay)
     single, accumulated = charge_law_errors(problem, params, ne.SGD(0.05, 2, replacement), steps=50_000)
     assert single <= 1e-14
     assert accumulated <= 1e-12

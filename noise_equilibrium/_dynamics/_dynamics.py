@@ -3,6 +3,7 @@
 import abc
 from typing import Any, ClassVar
 
+import jax
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
@@ -71,7 +72,15 @@ def as_rate(value: Any, name: str) -> Any:
 
 def rate_at(rate: Any, step: Any) -> Any:
     """The value of a learning rate at a step."""
-    return rate(step) if callable(rate) else rate
+    if not callable(rate):
+        return rate
+    with optax_promotion():
+        return rate(step)
+
+
+def optax_promotion() -> Any:
+    """A context for code of optax, which counts on standard promotion of dtypes where the caller may want it strict."""
+    return jax.numpy_dtype_promotion("standard")
 
 
 def constant_rate(rate: Any, what: str) -> Any:

@@ -11,7 +11,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 from .._flow import ChargeLaw
 from .._parameters import is_parameter
 from .._problem import Problem, penalised_loss
-from ._dynamics import AbstractDynamics
+from ._dynamics import AbstractDynamics, optax_promotion
 from ._minibatch import Minibatches
 
 
@@ -48,9 +48,7 @@ class Optax(AbstractDynamics):
 
     def __init__(self, optimizer: optax.GradientTransformation, batch_size: int, replacement: bool | str = True):
         if not isinstance(optimizer, optax.GradientTransformation):
-            raise ValueError(
-                f"optimizer is {optimizer!r}; expected an optax.GradientTransformation like optax.adam(η)."
-            )
+            raise ValueError(f"optimizer is {optimizer!r}; expected one of optax, such as optax.adam(η).")
         self.optimizer = optimizer
         batches = Minibatches(batch_size, replacement)
         self.batch_size, self.replacement = batches.size, batches.replacement
@@ -84,7 +82,8 @@ class Optax(AbstractDynamics):
 
     def init(self, problem: Problem, params: PyTree) -> PyTree:
         """The state of the optimiser, and the permutation of the epoch, if there are epochs."""
-        state = self.optimizer.init(eqx.filter(params, is_parameter))
+        with optax_promotion():
+            state = self.optimizer.init(eqx.filter(params, is_parameter))
         return jax.tree_util.tree_map(jnp.asarray, state), self.batches.init(problem)
 
     def step(
@@ -100,8 +99,9 @@ class Optax(AbstractDynamics):
 
         value, gradient = jax.value_and_grad(loss)(trained)
         optimizer = optax.with_extra_args_support(self.optimizer)
-        updates, after = optimizer.update(gradient, before, trained, value=value, grad=gradient)
-        trained = optax.apply_updates(trained, updates)
+        with optax_promotion():
+            updates, after = optimizer.update(gradient, before, trained, value=value, grad=gradient)
+            trained = optax.apply_updates(trained, updates)
         # A loop carries fixed dtypes, and an optimiser may widen its state under x64.
         after = jax.tree_util.tree_map(lambda old, new: jnp.asarray(new).astype(old.dtype), before, after)
         return eqx.combine(trained, rest), (after, permutation)
