@@ -35,6 +35,7 @@ SIGNATURES = {
     "GD": "learning_rate",
     "SDE": "learning_rate batch_size dt",
     "GradientFlow": "dt",
+    "Optax": "optimizer batch_size replacement",
     "simulate": "problem dynamics params steps key observe every",
 }
 MEMBERS = {
@@ -50,7 +51,7 @@ FIELDS = {
 
 # From the ground up: a room imports rooms of a lower floor only.
 FLOORS = [
-    {"_numbers", "_keys", "_parameters"},
+    {"_numbers", "_keys", "_parameters", "_counter"},
     {"_population"},
     {"_problem"},
     {"_symmetry"},
@@ -144,6 +145,7 @@ def test_fixed_defaults():
         ("double_rotation", "blocks"): 1,
         ("SGD", "replacement"): True,
         ("SDE", "dt"): None,
+        ("Optax", "replacement"): True,
         ("simulate", "key"): None,
         ("simulate", "observe"): None,
         ("simulate", "every"): 1,

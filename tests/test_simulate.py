@@ -286,7 +286,8 @@ def test_a_stream_gives_fresh_samples_from_the_key_of_the_step():
     _, params = linear_problem()
     key = jax.random.key(5)
     run = ne.simulate(problem, ne.SGD(0.1, 2), params, 1, key=key)
-    x, y = jax.vmap(draw)(jax.random.split(jax.random.fold_in(key, 0), 2))
+    x, y = problem.data.batch(jax.random.fold_in(key, 0), 2)
+    assert len(np.unique(np.asarray(x))) == 4
     finite = ne.Problem(linear.loss, (x, y))
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(finite.risk)(params))
     for one, other in zip(run.params, expected, strict=True):

@@ -80,7 +80,7 @@ def test_svag_goes_to_the_sde_as_l_grows():
     for amplification in amplifications:
         result = ne.weak_error(
             PROBLEM,
-            lambda rate, l=amplification: ne.SVAG(rate, SIZE, l),
+            lambda rate, times=amplification: ne.SVAG(rate, SIZE, times),
             exact_sde,
             jnp.asarray(1.0),
             OBSERVE,
@@ -99,7 +99,7 @@ def test_svag_goes_to_the_sde_as_l_grows():
 
 @pytest.mark.slow
 def test_the_bias_of_euler_maruyama_is_linear_in_dt():
-    """At fixed η, hence fixed noise, dt ≠ η; means within 4 standard errors of the recursion that Euler–Maruyama has."""
+    """At fixed η, hence fixed noise, dt ≠ η; means within 4 standard errors of the recursion of Euler–Maruyama."""
     eta, steps = 0.25, (0.25, 0.125, 0.0625)
     biases = []
     for dt in steps:
