@@ -1,9 +1,9 @@
 """`simulate` against what one would write by hand: `python -m benchmarks.dynamics [REPEATS]`.
 
-SGD on fresh samples of a two-layer linear network, batch after batch, many seeds at once; one charge recorded every 100
-steps. Microseconds per seed-step, medians of interleaved runs. The hand-written scan has neither that record's divergence
-flag nor any check. PyTorch (a loop over steps, one seed; and `torch.func.vmap` over seeds) takes part where it can be
-imported. float32 on the default device.
+SGD on fresh samples of a two-layer linear network, many seeds at once; one charge recorded every 100 steps.
+Microseconds per seed-step, medians of interleaved runs, compiled beforehand. The hand-written scan has no divergence detection.
+PyTorch (a loop over the steps of one seed, and `torch.func.vmap` over seeds) takes part where it can be imported, and
+NumPy runs one seed; neither records anything. float32 on the default device.
 """
 
 import platform
@@ -104,7 +104,7 @@ def torch_loops(d: int, width: int, size: int, seeds: int) -> dict[str, tuple[Ca
             loss(*params, x, x + NOISE * torch.randn(size, d)).backward()
             optimiser.step()
 
-    gradient = torch.func.vmap(torch.func.grad(loss, argnums=(0, 1)))
+    gradient: Any = torch.func.vmap(torch.func.grad(loss, argnums=(0, 1)))
 
     def vmapped() -> Any:
         up, down = torch.randn(seeds, d, width) / 10, torch.randn(seeds, width, d) / 10
