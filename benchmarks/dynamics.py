@@ -1,9 +1,9 @@
 """`simulate` against what one would write by hand: `python -m benchmarks.dynamics [REPEATS]`.
 
 SGD on fresh samples of a two-layer linear network, many seeds at once; one charge recorded every 100 steps.
-Microseconds per seed-step, medians of interleaved runs, compiled beforehand. The hand-written scan has no divergence detection.
-PyTorch (a loop over the steps of one seed, and `torch.func.vmap` over seeds) takes part where it can be imported, and
-NumPy runs one seed; neither records anything. float32 on the default device.
+Microseconds per seed-step, medians of interleaved runs, compiled beforehand. The hand-written scan has no divergence
+detection. PyTorch (a loop over the steps of one seed, and `torch.func.vmap` over seeds) takes part where it can be
+imported, and NumPy runs one seed; neither records anything. float32 on the default device.
 """
 
 import platform
@@ -110,7 +110,7 @@ def torch_loops(d: int, width: int, size: int, seeds: int) -> dict[str, tuple[Ca
         up, down = torch.randn(seeds, d, width) / 10, torch.randn(seeds, width, d) / 10
         for _ in range(STEPS):
             x = torch.randn(seeds, size, d)
-            grads = gradient(up, down, x, x + NOISE * torch.randn(seeds, size, d))
+            grads = gradient(up, down, x, x + NOISE * torch.randn(seeds, size, d))  # pyright: ignore[reportCallIssue]
             up, down = up - RATE * grads[0], down - RATE * grads[1]
 
     return {"PyTorch loop": (loop, 1), "torch.func vmap": (vmapped, seeds)}
