@@ -101,7 +101,7 @@ def torch_loops(d: int, width: int, size: int, seeds: int) -> dict[str, tuple[Ca
         for _ in range(STEPS):
             x = torch.randn(size, d)
             optimiser.zero_grad()
-            loss(*params, x, x + NOISE * torch.randn(size, d)).backward()
+            loss(params[0], params[1], x, x + NOISE * torch.randn(size, d)).backward()
             optimiser.step()
 
     gradient: Any = torch.func.vmap(torch.func.grad(loss, argnums=(0, 1)))
