@@ -161,7 +161,12 @@ class Problem(Traced):
 
 @jit
 def _risk(problem: Problem, params: PyTree) -> Float[Array, ""]:
-    loss = jnp.mean(jax.vmap(problem.sample_loss, in_axes=(None, 0))(params, problem.data))
+    return penalised_loss(problem, params, problem.data)
+
+
+def penalised_loss(problem: Problem, params: PyTree, samples: PyTree) -> Float[Array, ""]:
+    """The mean of ℓ(θ, z) over samples, + γ‖θ‖²."""
+    loss = jnp.mean(jax.vmap(problem.sample_loss, in_axes=(None, 0))(params, samples))
     arrays, _ = split(params)
     return loss + sum(cast(problem.weight_decay, loss) * jnp.sum(array**2).astype(loss.dtype) for array in arrays)
 

@@ -36,6 +36,7 @@ SIGNATURES = {
     "GD": "learning_rate",
     "SDE": "learning_rate batch_size dt",
     "GradientFlow": "dt",
+    "Optax": "optimizer batch_size replacement",
     "simulate": "problem dynamics params steps key observe every",
     "sweep": "run axes seeds key store executor progress unit",
     "run_key": "key seed point",
@@ -54,7 +55,7 @@ FIELDS = {
 
 # From the ground up: a room imports rooms of a lower floor only.
 FLOORS = [
-    {"_numbers", "_keys", "_parameters"},
+    {"_numbers", "_keys", "_parameters", "_counter"},
     {"_population"},
     {"_problem"},
     {"_symmetry"},
@@ -148,6 +149,7 @@ def test_fixed_defaults():
         ("double_rotation", "blocks"): 1,
         ("SGD", "replacement"): True,
         ("SDE", "dt"): None,
+        ("Optax", "replacement"): True,
         ("simulate", "key"): None,
         ("simulate", "observe"): None,
         ("simulate", "every"): 1,

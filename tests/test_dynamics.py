@@ -218,6 +218,9 @@ def module_loss(params, sample):
 DYNAMICS = {
     "SGD": lambda rate: ne.SGD(rate, SIZE),
     "SGD-without-replacement": lambda rate: ne.SGD(rate, SIZE, replacement=False),
+    "SGD-epochs": lambda rate: ne.SGD(rate, SIZE, replacement="epoch"),
+    "SVAG": lambda rate: ne.SVAG(rate, SIZE, 2.5),
+    "Optax": lambda rate: ne.Optax(optax.adamw(rate), SIZE, replacement=False),
     "GD": ne.GD,
     "SDE": lambda rate: ne.SDE(rate, SIZE, dt=0.05),
     "GradientFlow": ne.GradientFlow,
@@ -268,6 +271,11 @@ def test_contract_of_dynamics(name, kind, dtype):
     second = run(arrays, 0.2, keys[1])
     decayed = ne.Problem(problem.loss, problem.data, 0.3)
     ne.simulate(decayed, DYNAMICS[name](0.15), params, 3, key=keys[1])
+    if name == "Optax":  # the numbers inside an optimiser are compiled in, unless it is built inside a jit
+        jitted = jax.jit(lambda arrays, rate, key: eqx.filter(run(arrays, rate, key).params, eqx.is_array))
+        jitted(arrays, 0.1, keys[0])
+        count = len(traces)
+        jitted(arrays, 0.2, keys[1])
     assert len(traces) == count
 
     rates = jnp.asarray([0.1, 0.2])

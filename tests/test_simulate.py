@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import noise_equilibrium as ne
-from noise_equilibrium._dynamics._minibatch import minibatch
 from noise_equilibrium._problem import weighted_gradient
 from noise_equilibrium.models import two_layer_linear as linear
 
@@ -23,32 +22,48 @@ def charge_law_errors(problem, params, dynamics, steps):
     """The largest violation of C(θ') = (1−2ηγ)²C(θ) + η²ĝᵀAĝ at one step, and of its recursion; in units of ‖θ‖²."""
     rate, size = dynamics.learning_rate, dynamics.batch_size
     weights = jnp.full((size,), 1 / size)
+    batches = dynamics.batches
     shrink = (1 - 2 * rate * problem.weight_decay) ** 2
 
     def advance(carry, step):
-        params, recursion = carry
+        params, state, recursion = carry
         key = jax.random.fold_in(jax.random.key(4), step)
-        samples = minibatch(problem, key, size, dynamics.replacement)
+        samples, _ = batches.draw(problem, state, key, step)
         gradient = linear.Params(*weighted_gradient(problem, params, samples, weights))
-        after, _ = dynamics.step(problem, params, (), key, step)
+        after, state = dynamics.step(problem, params, state, key, step)
         gain = rate**2 * CHARGE(gradient)
         recursion = shrink * recursion + gain
         norm = sum(jnp.sum(array**2) for array in after)
         single = jnp.max(jnp.abs(CHARGE(after) - shrink * CHARGE(params) - gain)) / norm
         accumulated = jnp.max(jnp.abs(CHARGE(after) - recursion)) / norm
-        return (after, recursion), (single, accumulated)
+        return (after, state, recursion), (single, accumulated)
 
-    run = jax.jit(lambda params: jax.lax.scan(advance, (params, CHARGE(params)), jnp.arange(steps)))
-    (end, _), (single, accumulated) = run(params)
+    start = (params, dynamics.init(problem, params), CHARGE(params))
+    (end, _, _), (single, accumulated) = jax.jit(lambda start: jax.lax.scan(advance, start, jnp.arange(steps)))(start)
     assert bool(jnp.all(jnp.isfinite(end.up)))
     return float(jnp.max(single)), float(jnp.max(accumulated))
 
 
 @pytest.mark.parametrize(
-    ("decay", "replacement"), [(0.0, True), (0.05, False)], ids=["without-decay", "with-decay-without-replacement"]
+    ("decay", "replacement", "data"),
+    [
+        (0.0, True, "finite"),
+        (0.05, False, "finite"),
+        (0.05, "epoch", "finite"),
+        (0.05, True, "redrawn"),
+        (0.0, "epoch", "redrawn"),
+        (0.05, True, "stream"),
+    ],
+    ids=lambda value: str(value),
 )
-def test_the_discrete_charge_law_is_exact_at_every_step(decay, replacement):
+def test_the_discrete_charge_law_is_exact_at_every_step(decay, replacement, data):
     problem, params = linear_problem(decay=decay)
+    if data == "redrawn":
+        redrawn = ne.Redrawn(problem.data, lambda key, z: (z[0], z[1] + 0.3 * jax.random.normal(key, z[1].shape)))
+        problem = ne.Problem(problem.loss, redrawn, decay)
+    if data == "stream":
+        teacher = ne.data.LinearTeacher(jnp.eye(2), jnp.eye(2), jnp.eye(2))
+        problem = ne.Problem(problem.loss, ne.Stream(teacher), decay)
     single, accumulated = charge_law_errors(problem, params, ne.SGD(0.05, 2, replacement), steps=50_000)
     assert single <= 1e-14
     assert accumulated <= 1e-12
@@ -161,8 +176,9 @@ def test_nothing_but_records_grows_with_the_steps():
         run = jax.eval_shape(lambda: ne.simulate(problem, ne.SGD(0.05, 2), params, steps, key=jax.random.key(0)))
         return [leaf.shape for leaf in jax.tree.leaves(run)]
 
-    assert shapes(6) == [(2, 3), (3, 2), (7,), (7,), ()]
-    assert shapes(60) == [(2, 3), (3, 2), (61,), (61,), ()]
+    state = [(), (), (), (), (), (2,)]  # of the run: the step, the four numbers of the clock, the key
+    assert shapes(6) == [(2, 3), (3, 2), (7,), (7,), (), *state]
+    assert shapes(60) == [(2, 3), (3, 2), (61,), (61,), (), *state]
 
     def temporaries(steps):
         run = jax.jit(lambda params, key: ne.simulate(problem, ne.SGD(0.05, 2), params, steps, key=key, every=steps))
@@ -270,7 +286,8 @@ def test_a_stream_gives_fresh_samples_from_the_key_of_the_step():
     _, params = linear_problem()
     key = jax.random.key(5)
     run = ne.simulate(problem, ne.SGD(0.1, 2), params, 1, key=key)
-    x, y = jax.vmap(draw)(jax.random.split(jax.random.fold_in(key, 0), 2))
+    x, y = problem.data.batch(jax.random.fold_in(key, 0), 2)
+    assert len(np.unique(np.asarray(x))) == 4
     finite = ne.Problem(linear.loss, (x, y))
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(finite.risk)(params))
     for one, other in zip(run.params, expected, strict=True):
@@ -295,7 +312,7 @@ KEY = {"key": 0}  # stands for jax.random.key(0), made inside the test
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"dynamics": "SGD"}, "dynamics is 'SGD'; expected SGD, GD, SDE or GradientFlow"),
+        ({"dynamics": "SGD"}, "dynamics is 'SGD'; expected SGD, GD, SDE, GradientFlow, SVAG or Optax"),
         ({"dynamics": 0.1}, "dynamics is 0.1"),
         ({"steps": -1}, "steps is -1; expected .*at least 0"),
         ({"steps": 10.5}, "steps is 10.5"),

@@ -1,9 +1,34 @@
-"""Dynamics in discrete and continuous time, and the one loop that runs them."""
+"""Dynamics in discrete and continuous time, the one loop that runs them, and what it observes."""
 
 from ._dynamics import AbstractDynamics
 from ._gradient_flow import GradientFlow
+from ._observables import FirstTime, RunningMoments, first_time, running, timed
+from ._optax import Optax
 from ._sde import SDE
+from ._sde_terms import sde_terms
 from ._sgd import GD, SGD
-from ._simulate import Trajectory, simulate
+from ._simulate import RunState, Trajectory, resume, simulate
+from ._svag import SVAG
+from ._weak_error import WeakError, weak_error
 
-__all__ = ["GD", "SDE", "SGD", "AbstractDynamics", "GradientFlow", "Trajectory", "simulate"]
+__all__ = [
+    "GD",
+    "SDE",
+    "SGD",
+    "SVAG",
+    "AbstractDynamics",
+    "FirstTime",
+    "GradientFlow",
+    "Optax",
+    "RunState",
+    "RunningMoments",
+    "Trajectory",
+    "WeakError",
+    "first_time",
+    "resume",
+    "running",
+    "sde_terms",
+    "simulate",
+    "timed",
+    "weak_error",
+]

@@ -3,6 +3,7 @@
 import abc
 from typing import Any, ClassVar
 
+import jax
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
@@ -21,6 +22,10 @@ class AbstractDynamics(AbstractLaw):
     @abc.abstractmethod
     def noise_scale(self) -> Any:
         """σ² = η/(2S), the noise scale of the SDE, Eq. (1); 0 without noise."""
+
+    @abc.abstractmethod
+    def noise_scale_at(self, step: Any) -> Any:
+        """σ² at step number `step`, counted from 0: what a schedule of learning rates has in place of one σ²."""
 
     @abc.abstractmethod
     def check(self, problem: Problem) -> None:
@@ -67,7 +72,15 @@ def as_rate(value: Any, name: str) -> Any:
 
 def rate_at(rate: Any, step: Any) -> Any:
     """The value of a learning rate at a step."""
-    return rate(step) if callable(rate) else rate
+    if not callable(rate):
+        return rate
+    with optax_promotion():
+        return rate(step)
+
+
+def optax_promotion() -> Any:
+    """A context for code of optax, which counts on standard promotion of dtypes where the caller may want it strict."""
+    return jax.numpy_dtype_promotion("standard")
 
 
 def constant_rate(rate: Any, what: str) -> Any:
@@ -80,19 +93,10 @@ def constant_rate(rate: Any, what: str) -> Any:
     if callable(rate):
         raise ValueError(
             f"{what} refers to one learning rate, and this one is a schedule; "
-            "build the dynamics with its value at the step you mean: schedule(step)."
+            "build the dynamics with its value at the step you mean: schedule(step). "
+            "For σ² alone: dynamics.noise_scale_at(step)."
         )
     return rate
-
-
-def as_batch_size(value: Any) -> int:
-    """A batch size: an integer of at least 1."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ValueError(f"batch_size is {value!r}; expected an integer of at least 1.")
-    size = value.__index__()
-    if size < 1:
-        raise ValueError(f"batch_size is {size}; expected at least 1.")
-    return size
 
 
 def descend(problem: Problem, params: PyTree, samples: PyTree, weights: Array, time: Any) -> PyTree:

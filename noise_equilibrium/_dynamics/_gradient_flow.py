@@ -39,6 +39,10 @@ class GradientFlow(AbstractDynamics):
         """0: no noise."""
         return 0.0
 
+    def noise_scale_at(self, step: Any) -> Any:
+        """0 at every step."""
+        return 0.0
+
     def check(self, problem: Problem) -> None:
         """Raise a ValueError on a Stream."""
         problem.require_finite("GradientFlow")

@@ -11,7 +11,8 @@ from .._noise import noise_weights
 from .._numbers import cast
 from .._parameters import split, widest_dtype
 from .._problem import Problem
-from ._dynamics import AbstractDynamics, as_batch_size, as_rate, constant_rate, descend, rate_at
+from ._dynamics import AbstractDynamics, as_rate, constant_rate, descend, rate_at
+from ._minibatch import as_batch_size
 
 
 class SDE(AbstractDynamics):
@@ -47,6 +48,10 @@ class SDE(AbstractDynamics):
         """σ² = η/(2S)."""
         return constant_rate(self.learning_rate, "noise_scale") / (2 * self.batch_size)
 
+    def noise_scale_at(self, step: Any) -> Any:
+        """σ² = η/(2S) with the learning rate of that step."""
+        return rate_at(self.learning_rate, step) / (2 * self.batch_size)
+
     def check(self, problem: Problem) -> None:
         """Raise a ValueError on a Stream."""
         problem.require_finite("SDE")
@@ -72,6 +77,6 @@ class SDE(AbstractDynamics):
         count, dtype = problem.num_samples, widest_dtype(arrays)
         noise = noise_weights(key, count, dtype)
         dt = cast(self.step_size(step), noise)
-        noise_scale = cast(rate_at(self.learning_rate, step), noise) / (2 * self.batch_size)
+        noise_scale = cast(self.noise_scale_at(step), noise)
         weights = dt / count - jnp.sqrt(2 * noise_scale * dt) * noise
         return descend(problem, params, problem.data, weights, dt), state

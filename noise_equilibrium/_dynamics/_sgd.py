@@ -10,8 +10,8 @@ from .._flow import ChargeLaw
 from .._numbers import require
 from .._parameters import split, widest_dtype
 from .._problem import Problem
-from ._dynamics import AbstractDynamics, as_batch_size, as_rate, constant_rate, descend
-from ._minibatch import minibatch
+from ._dynamics import AbstractDynamics, as_rate, constant_rate, descend, rate_at
+from ._minibatch import Minibatches
 
 
 class SGD(AbstractDynamics):
@@ -20,11 +20,13 @@ class SGD(AbstractDynamics):
     Args:
         learning_rate: η > 0; a number, an array under `vmap`, or an optax schedule.
         batch_size: S ≥ 1.
-        replacement: whether the samples of a batch are independent draws; on a Stream they always are.
+        replacement: True: the samples of a batch are independent draws, as they always are on a Stream. False: no
+            sample twice in a batch. "epoch": none twice in an epoch, which has ⌊N/S⌋ steps; the N mod S samples left
+            over are others in every epoch.
 
     Raises:
-        ValueError: for a learning rate ≤ 0 or a batch size below 1; for a batch larger than the data without
-            replacement, once the problem is known.
+        ValueError: for a learning rate ≤ 0, a batch size below 1 or another word; for a batch larger than the data
+            without replacement, once the problem is known.
 
     Example:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
@@ -34,40 +36,41 @@ class SGD(AbstractDynamics):
 
     learning_rate: Any
     batch_size: int = eqx.field(static=True)
-    replacement: bool = eqx.field(static=True)
+    replacement: bool | str = eqx.field(static=True)
     needs_key: ClassVar[bool] = True
     is_discrete: ClassVar[bool] = True
 
-    def __init__(self, learning_rate: Any, batch_size: int, replacement: bool = True):
+    def __init__(self, learning_rate: Any, batch_size: int, replacement: bool | str = True):
         self.learning_rate = as_rate(learning_rate, "learning_rate")
-        self.batch_size = as_batch_size(batch_size)
-        self.replacement = bool(replacement)
+        batches = Minibatches(batch_size, replacement)
+        self.batch_size, self.replacement = batches.size, batches.replacement
+
+    @property
+    def batches(self) -> Minibatches:
+        """How the samples of a step are drawn."""
+        return Minibatches(self.batch_size, self.replacement)
 
     @property
     def noise_scale(self) -> Any:
         """σ² = η/(2S), for sampling with replacement; see `charge_law` for the exact discrete law."""
         return constant_rate(self.learning_rate, "noise_scale") / (2 * self.batch_size)
 
+    def noise_scale_at(self, step: Any) -> Any:
+        """σ² = η/(2S) with the learning rate of that step."""
+        return rate_at(self.learning_rate, step) / (2 * self.batch_size)
+
     def check(self, problem: Problem) -> None:
         """Raise a ValueError if the batch does not fit the data."""
-        if problem.is_stream or self.replacement:
-            return
-        data = problem.data if problem.is_population else problem
-        if self.batch_size > data.num_samples:
-            raise ValueError(
-                f"batch_size is {self.batch_size} without replacement and the data hold {data.num_samples} samples; "
-                "expected a batch no larger than the data, or replacement=True."
-            )
+        self.batches.check(problem)
 
     def charge_law(self, problem: Problem) -> ChargeLaw:
-        """The exact law of one step divided by η, Appendix D; Σ_S = Σ/S, times (N−S)/(N−1) without replacement."""
-        self.check(problem)
-        rate = constant_rate(self.learning_rate, "the discrete law")
-        noise = 1 / self.batch_size
-        if not self.replacement:
-            count = problem.num_samples
-            noise *= (count - self.batch_size) / max(count - 1, 1)
-        return discrete_law(problem, rate, noise)
+        """The law of one step divided by η, Appendix D; Σ_S = Σ/S, times (N−S)/(N−1) without replacement.
+
+        Exact for batches that are independent of the parameters; for shuffled epochs the leading order in η.
+        """
+        return discrete_law(
+            problem, constant_rate(self.learning_rate, "the discrete law"), self.batches.variance(problem)
+        )
 
     @property
     def time_step(self) -> Any:
@@ -75,16 +78,16 @@ class SGD(AbstractDynamics):
         return self.learning_rate
 
     def init(self, problem: Problem, params: PyTree) -> PyTree:
-        """No state."""
-        return ()
+        """The permutation of the epoch, if there are epochs."""
+        return self.batches.init(problem)
 
     def step(
         self, problem: Problem, params: PyTree, state: PyTree, key: PRNGKeyArray, step: Any
     ) -> tuple[PyTree, PyTree]:
-        """One step on a fresh minibatch."""
+        """One step on the next minibatch."""
         rate = self.step_size(step)
-        samples = minibatch(problem, key, self.batch_size, self.replacement)
-        return descend(problem, params, samples, _equal(params, rate, self.batch_size), rate), state
+        samples, state = self.batches.draw(problem, state, key, step)
+        return descend(problem, params, samples, equal_weights(params, rate, self.batch_size), rate), state
 
 
 class GD(AbstractDynamics):
@@ -109,6 +112,10 @@ class GD(AbstractDynamics):
         """0: no gradient noise."""
         return 0.0
 
+    def noise_scale_at(self, step: Any) -> Any:
+        """0 at every step."""
+        return 0.0
+
     def check(self, problem: Problem) -> None:
         """Raise a ValueError on a Stream."""
         problem.require_finite("GD")
@@ -131,7 +138,7 @@ class GD(AbstractDynamics):
     ) -> tuple[PyTree, PyTree]:
         """One step on all data."""
         rate = self.step_size(step)
-        return descend(problem, params, problem.data, _equal(params, rate, problem.num_samples), rate), state
+        return descend(problem, params, problem.data, equal_weights(params, rate, problem.num_samples), rate), state
 
 
 def discrete_law(problem: Problem, rate: Any, noise: Any) -> ChargeLaw:
@@ -149,7 +156,7 @@ def discrete_law(problem: Problem, rate: Any, noise: Any) -> ChargeLaw:
     return ChargeLaw(decay=decay * (1 - rate * decay), scale=rate / 2, noise=noise, mean=1.0)
 
 
-def _equal(params: PyTree, total: Any, n: int):
+def equal_weights(params: PyTree, total: Any, n: int):
     """N equal weights that add up to `total`, in the dtype of the parameters."""
     arrays, _ = split(params)
     return jnp.broadcast_to(jnp.asarray(total).astype(widest_dtype(arrays)) / n, (n,))

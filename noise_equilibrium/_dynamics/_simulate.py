@@ -1,32 +1,58 @@
-"""`simulate`: one loop for all dynamics, recording observables and never states."""
+"""`simulate` and `resume`: one loop for all dynamics, recording observables and never states."""
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt32
 
 from .._keys import as_key
 from .._numbers import jit, require_scalar
-from .._parameters import is_array, split, widest_dtype
+from .._parameters import split, widest_dtype
 from .._problem import Problem
+from ._clock import Clock
 from ._dynamics import AbstractDynamics
+from ._observables import (
+    AbstractAccumulator,
+    FirstTime,
+    Observables,
+    RunningMoments,
+    check_observables,
+    evaluate,
+)
 
-Observables = Mapping[str, Callable[[PyTree], PyTree]]
+
+class RunState(eqx.Module):
+    """What the next segment of a run needs besides its parameters and what it accumulates.
+
+    Attributes:
+        dynamics: the state of the dynamics: momentum, the permutation of the epoch, ….
+        step: the number of steps done since the start of the run.
+        clock: the time.
+        key: the data of the key of the run; None if it was given none.
+    """
+
+    dynamics: PyTree
+    step: Int[Array, ""]
+    clock: Clock
+    key: UInt32[Array, " 2"] | None
 
 
 class Trajectory(eqx.Module):
-    """What a run leaves behind; under `vmap` every array has the runs in front.
+    """What a run, or a segment of one, leaves behind; under `vmap` every array has the runs in front.
 
     Attributes:
         params: the final parameters, or the last finite ones of a run that diverged (the start, if it was not finite).
-        step: (steps // every + 1,) the numbers of steps done at each record, from 0.
-        time: (steps // every + 1,) the time at each record: Σ η for SGD and GD, Σ dt for the SDE and gradient flow.
+        step: (steps // every + 1,) the numbers of steps done at each record, from 0, or from where the segment began.
+        time: (steps // every + 1,) the time at each record: Σ η for SGD and GD, Σ dt for the SDE and gradient flow,
+            Σ η/l for SVAG, and the number of steps for Optax.
         observed: for each observable its records, stacked along a leading axis of steps // every + 1 rows, the first
-            of them the start. After a divergence floating-point records are NaN, others keep their last value.
+            of them the start. After a divergence floating-point records are NaN, others keep their last value. For
+            `running` observables their `RunningMoments` since the start of the run, for `first_time` its `FirstTime`;
+            both stop at a divergence.
         diverged_at: the step, counted from 1, whose result was first not finite; −1 if none was.
+        state: what `resume` needs.
     """
 
     params: PyTree
@@ -34,11 +60,14 @@ class Trajectory(eqx.Module):
     time: Float[Array, " rows"]
     observed: dict[str, PyTree]
     diverged_at: Int[Array, ""]
+    state: RunState
 
 
 class _Carry(eqx.Module):
     arrays: list[Array]
     state: PyTree
+    clock: Clock
+    summaries: dict[str, Any]
     diverged_at: Int[Array, ""]
 
 
@@ -60,18 +89,18 @@ def simulate(
 
     Args:
         problem: the problem.
-        dynamics: SGD, GD, SDE or GradientFlow.
+        dynamics: SGD, GD, SDE, GradientFlow, SVAG or Optax.
         params: where to start; any pytree.
         steps: the number of steps ≥ 0.
         key: a JAX PRNG key (threefry), for dynamics with noise. Step t uses fold_in(key, t), so the random numbers of a
             run depend on its key alone. Give independent runs independent keys, and none the key of its own
             initialisation.
-        observe: name → function of params that returns any pytree of arrays. Define the functions once: one made anew
-            for each call is compiled anew.
+        observe: name → function of params that returns any pytree of arrays, or a marked one: `timed`, `running`,
+            `first_time`. Define the functions once: one made anew for each call is compiled anew.
         every: steps between records; divides `steps`.
 
     Returns:
-        A `Trajectory`.
+        A `Trajectory`; `resume` goes on from it.
 
     Raises:
         ValueError: for a missing or unsuitable key, steps < 0, `every` < 1 or not dividing the steps, observables that
@@ -84,23 +113,99 @@ def simulate(
         >>> run.observed["w"].tolist(), run.time.tolist()  # 2 − 2·(1/2)^t
         ([0.0, 1.5, 1.875], [0.0, 1.0, 2.0])
     """
+    steps, every = _checked(problem, dynamics, steps, every)
+    observe = {
+        name: one.resolve(steps) if isinstance(one, AbstractAccumulator) else one
+        for name, one in check_observables(observe).items()
+    }
+    if dynamics.needs_key or key is not None:
+        key = as_key(key, f"{type(dynamics).__name__} in simulate")
+    return _simulate(problem, dynamics, params, key, observe, steps, every)
+
+
+def resume(
+    problem: Problem,
+    dynamics: AbstractDynamics,
+    trajectory: Trajectory,
+    steps: int,
+    *,
+    observe: Observables | None = None,
+    every: int = 1,
+) -> Trajectory:
+    """Go on with a run for a number of further steps.
+
+    A run cut into segments gives the same numbers as one without a break, bit for bit: parameters, records, what is
+    accumulated, time, and the step of a divergence.
+
+    Args:
+        problem: the problem.
+        dynamics: the same dynamics; others may take over, such as another learning rate, if their state has the same
+            form. Schedules count on from the start of the run.
+        trajectory: of `simulate` or `resume`. Its key goes on too.
+        steps: the number of further steps ≥ 0.
+        observe: as in `simulate`. Observables that accumulate must have been there from the start of the run.
+        every: steps between records; divides `steps`.
+
+    Returns:
+        The `Trajectory` of this segment; its first record repeats the last one before the break.
+
+    Raises:
+        ValueError: as `simulate`; for dynamics that need a key which the run was not given, or whose state has another
+            form; for observables that accumulate and were not there, or average over a fraction of the run.
+
+    Example:
+        >>> import jax.numpy as jnp, noise_equilibrium as ne
+        >>> problem = ne.Problem(lambda w, z: (w - z) ** 2 / 2, jnp.array([1.0, 3.0]))
+        >>> half = ne.simulate(problem, ne.GD(0.5), jnp.array(0.0), 2)
+        >>> whole = ne.resume(problem, ne.GD(0.5), half, 2)
+        >>> float(whole.params), whole.step.tolist()  # 2 − 2·(1/2)^4
+        (1.875, [2, 3, 4])
+    """
+    if not isinstance(trajectory, Trajectory):
+        raise ValueError(f"trajectory is {type(trajectory).__name__}; expected what simulate or resume returned.")
+    steps, every = _checked(problem, dynamics, steps, every)
+    if dynamics.needs_key and trajectory.state.key is None:
+        raise ValueError(
+            f"{type(dynamics).__name__} needs random numbers and this run began without a key. Begin a new one: "
+            "simulate(problem, dynamics, trajectory.params, steps, key=key)."
+        )
+    expected = jax.eval_shape(lambda: dynamics.init(problem, trajectory.params))
+    if _form(expected) != _form(trajectory.state.dynamics):
+        raise ValueError(
+            f"the trajectory was made by dynamics with another state than that of {type(dynamics).__name__}; expected "
+            "the same dynamics. Begin a new run: simulate(problem, dynamics, trajectory.params, ...)."
+        )
+    observe = check_observables(observe)
+    for name, one in observe.items():
+        if not isinstance(one, AbstractAccumulator):
+            continue
+        observe[name] = one.resolve(None)
+        if not isinstance(trajectory.observed.get(name), RunningMoments | FirstTime):
+            raise ValueError(
+                f"observable {name!r} accumulates over the whole run and was not observed before the break; expected "
+                "it in every segment from the first."
+            )
+    return _resume(problem, dynamics, trajectory, observe, steps, every)
+
+
+def _checked(problem: Problem, dynamics: AbstractDynamics, steps: Any, every: Any) -> tuple[int, int]:
+    """The steps as integers, after what is known before the loop has been checked."""
     if not isinstance(dynamics, AbstractDynamics):
-        raise ValueError(f"dynamics is {dynamics!r}; expected SGD, GD, SDE or GradientFlow.")
+        raise ValueError(f"dynamics is {dynamics!r}; expected SGD, GD, SDE, GradientFlow, SVAG or Optax.")
     if not hasattr(steps, "__index__") or steps < 0:
         raise ValueError(f"steps is {steps}; expected an integer of at least 0.")
     if not hasattr(every, "__index__") or every < 1 or steps % every:
         raise ValueError(f"every is {every} and steps is {steps}; expected an integer ≥ 1 that divides the steps.")
-    if observe is not None and not isinstance(observe, Mapping):
-        raise ValueError(f"observe is {observe!r}; expected a dict of name → function of params.")
-    observe = dict(observe or {})
-    for name, function in observe.items():
-        if not callable(function):
-            raise ValueError(f"observable {name!r} is {function!r}; expected a function of params.")
     require_scalar(problem.weight_decay, "weight_decay")
     require_scalar(dynamics.time_step, "the learning rate or time step")
     dynamics.check(problem)
-    key = as_key(key, f"{type(dynamics).__name__} in simulate") if dynamics.needs_key else jax.random.key(0)
-    return _simulate(problem, dynamics, params, key, observe, int(steps), int(every))
+    return int(steps), int(every)
+
+
+def _form(state: PyTree) -> Any:
+    """The structure of a state, and the shapes and dtypes of its arrays."""
+    leaves, structure = jax.tree_util.tree_flatten(state)
+    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
 
 
 @jit
@@ -108,12 +213,54 @@ def _simulate(
     problem: Problem,
     dynamics: AbstractDynamics,
     params: PyTree,
-    key: PRNGKeyArray,
-    observe: dict[str, Callable[[PyTree], PyTree]],
+    key: PRNGKeyArray | None,
+    observe: Observables,
+    steps: int,
+    every: int,
+) -> Trajectory:
+    arrays, _ = split(params)
+    clock = Clock.start(dynamics, widest_dtype(arrays))
+    state = RunState(
+        dynamics=dynamics.init(problem, params),
+        step=jnp.zeros((), jnp.int32),
+        clock=clock,
+        key=None if key is None else jax.random.key_data(key),
+    )
+    summaries = {
+        name: one.init(evaluate(one.function, name, params, clock.origin), clock.origin)
+        for name, one in observe.items()
+        if isinstance(one, AbstractAccumulator)
+    }
+    never = jnp.asarray(-1, jnp.int32)
+    return _run(problem, dynamics, params, state, summaries, never, observe, steps, every)
+
+
+@jit
+def _resume(
+    problem: Problem, dynamics: AbstractDynamics, before: Trajectory, observe: Observables, steps: int, every: int
+) -> Trajectory:
+    state = before.state
+    state = RunState(state.dynamics, state.step, state.clock.resumed(dynamics, state.step), state.key)
+    summaries = {name: before.observed[name] for name, one in observe.items() if isinstance(one, AbstractAccumulator)}
+    return _run(problem, dynamics, before.params, state, summaries, before.diverged_at, observe, steps, every)
+
+
+def _run(
+    problem: Problem,
+    dynamics: AbstractDynamics,
+    params: PyTree,
+    state: RunState,
+    summaries: dict[str, Any],
+    diverged_at: Int[Array, ""],
+    observe: Observables,
     steps: int,
     every: int,
 ) -> Trajectory:
     arrays, rebuild = split(params)
+    data = jnp.zeros(2, jnp.uint32) if state.key is None else state.key
+    key = jax.random.wrap_key_data(data, impl="threefry2x32")
+    accumulators = {name: one for name, one in observe.items() if isinstance(one, AbstractAccumulator)}
+    recorders = {name: one for name, one in observe.items() if not isinstance(one, AbstractAccumulator)}
 
     def advance(carry: _Carry, step: Int[Array, ""]) -> _Carry:
         new, state = dynamics.step(problem, rebuild(carry.arrays), carry.state, jax.random.fold_in(key, step), step)
@@ -121,58 +268,57 @@ def _simulate(
         finite = jnp.stack([jnp.all(jnp.isfinite(array)) for array in new_arrays]).all()
         goes_on = finite & (carry.diverged_at < 0)
 
-        def select(new: Array, old: Array) -> Array:
-            return jnp.where(goes_on, new, old)
+        def select(new: PyTree, old: PyTree) -> PyTree:
+            return jax.tree_util.tree_map(lambda new, old: jnp.where(goes_on, new, old), new, old)
+
+        clock, here = carry.clock.ticked(dynamics, step), rebuild(new_arrays)
+
+        def update(name: str, one: AbstractAccumulator) -> Any:
+            time = clock.time(step + 1)
+            summary = carry.summaries[name]
+            value = lambda: evaluate(one.function, name, here, time)  # noqa: E731
+            return select(one.update(summary, value, step + 1, time), summary)
 
         return _Carry(
-            arrays=jax.tree_util.tree_map(select, new_arrays, carry.arrays),
-            state=jax.tree_util.tree_map(select, state, carry.state),
+            arrays=select(new_arrays, carry.arrays),
+            state=_keep_finite(select, state, carry.state),
+            clock=clock,
+            summaries={name: update(name, one) for name, one in accumulators.items()},
             diverged_at=jnp.where(finite | (carry.diverged_at >= 0), carry.diverged_at, step + 1),
         )
 
-    def record(carry: _Carry) -> dict[str, PyTree]:
-        here = rebuild(carry.arrays)
-        alive = carry.diverged_at < 0
+    def record(carry: _Carry, step: Int[Array, ""]) -> tuple[Float[Array, ""], dict[str, PyTree]]:
+        here, time, alive = rebuild(carry.arrays), carry.clock.time(step), carry.diverged_at < 0
 
-        def mark(value: Any, name: str) -> Array:
-            if not is_array(value) and not isinstance(value, int | float):
-                raise ValueError(f"observable {name!r} returns {type(value).__name__}; expected a pytree of arrays.")
-            value = jnp.asarray(value)
+        def mark(value: Array) -> Array:
             return jnp.where(alive, value, jnp.nan) if jnp.issubdtype(value.dtype, jnp.inexact) else value
 
-        return {
-            name: jax.tree_util.tree_map(lambda value, name=name: mark(value, name), function(here))
-            for name, function in observe.items()
+        return time, {
+            name: jax.tree_util.tree_map(mark, evaluate(one, name, here, time)) for name, one in recorders.items()
         }
 
-    def row(carry: _Carry, first: Int[Array, ""]) -> tuple[_Carry, dict[str, PyTree]]:
+    def row(carry: _Carry, first: Int[Array, ""]) -> tuple[_Carry, tuple[Array, dict[str, PyTree]]]:
         carry = jax.lax.fori_loop(0, every, lambda i, carry: advance(carry, first + i), carry)
-        return carry, record(carry)
+        carry = eqx.tree_at(lambda carry: carry.clock, carry, carry.clock.recorded())
+        return carry, record(carry, first + every)
 
-    start = _Carry(arrays, dynamics.init(problem, params), jnp.asarray(-1, jnp.int32))
-    step = jnp.arange(0, steps + 1, every, dtype=jnp.int32)
+    start = _Carry(arrays, state.dynamics, state.clock, summaries, diverged_at)
+    step = state.step + jnp.arange(0, steps + 1, every, dtype=jnp.int32)
     end, rows = jax.lax.scan(row, start, step[:-1])
-    observed = jax.tree_util.tree_map(lambda first, rest: jnp.concatenate([first[None], rest]), record(start), rows)
+    time, observed = jax.tree_util.tree_map(
+        lambda first, rest: jnp.concatenate([first[None], rest]), record(start, state.step), rows
+    )
     return Trajectory(
         params=rebuild(end.arrays),
         step=step,
-        time=_elapsed(dynamics, step, every, widest_dtype(arrays)),
-        observed=observed,
+        time=time,
+        observed={name: end.summaries[name] if name in accumulators else observed[name] for name in observe},
         diverged_at=end.diverged_at,
+        state=RunState(end.state, step[-1], end.clock, state.key),
     )
 
 
-def _elapsed(
-    dynamics: AbstractDynamics, step: Int[Array, " rows"], every: int, dtype: jnp.dtype
-) -> Float[Array, " rows"]:
-    """The time at each record; a product where the step size is a number, a sum where it is a schedule."""
-    if not callable(dynamics.time_step):
-        return step.astype(dtype) * jnp.asarray(dynamics.time_step).astype(dtype)
-
-    def add(time: Array, first: Array) -> tuple[Array, Array]:
-        sizes = jax.vmap(dynamics.step_size)(first + jnp.arange(every, dtype=step.dtype))
-        time = time + jnp.sum(sizes.astype(dtype))
-        return time, time
-
-    _, later = jax.lax.scan(add, jnp.zeros((), dtype), step[:-1])
-    return jnp.concatenate([jnp.zeros(1, dtype), later])
+def _keep_finite(select: Any, new: PyTree, old: PyTree) -> PyTree:
+    """Freeze the floating-point part of a state with its run; whole numbers, such as a permutation, do no harm."""
+    floats, rest = eqx.partition(new, eqx.is_inexact_array)
+    return eqx.combine(select(floats, eqx.filter(old, eqx.is_inexact_array)), rest)

@@ -54,7 +54,7 @@ def expected_charge_step(problem: Problem, params: PyTree, symmetry: AbstractSym
         problem: a finite problem.
         params: the parameters, any pytree.
         symmetry: whose charge moves.
-        dynamics: an `SGD` or `GD` object with a learning rate that is a number.
+        dynamics: an `SGD`, `GD` or `SVAG` object with a learning rate that is a number.
 
     Returns:
         The expected change per step, of the charge's shape.
@@ -67,4 +67,4 @@ def expected_charge_step(problem: Problem, params: PyTree, symmetry: AbstractSym
     if not isinstance(dynamics, AbstractLaw) or not dynamics.is_discrete:
         raise ValueError(f"dynamics is {dynamics!r}; expected an SGD or GD object, which have steps of their own.")
     flow = noether_flow(problem, params, symmetry, dynamics)
-    return cast(dynamics.learning_rate, flow) * flow  # pyright: ignore[reportAttributeAccessIssue]
+    return cast(dynamics.time_step, flow) * flow  # pyright: ignore[reportAttributeAccessIssue]
