@@ -78,7 +78,8 @@ def balance_matrices(
     lowers, raises = keep @ lowers @ keep, keep @ raises @ keep
     ranks = _ranks(lowers, raises, floors)
     plus, minus, element = motion(lowers, raises, ranks)
-    return Balance(plus, minus, element, to_zero, to_infinity, diverges, (ranks.lowers + ranks.raises == 0) & ~diverges)
+    idle = (ranks.lowers + ranks.raises == 0) & ~diverges
+    return Balance({1: plus, -1: minus}, element, to_zero, to_infinity, diverges, idle)
 
 
 @jax.custom_jvp
