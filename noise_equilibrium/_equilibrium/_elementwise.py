@@ -18,6 +18,7 @@ class Balance(NamedTuple):
         element: log P.
         to_zero: the directions where P → 0: 1 or 0 for each, or the projector on them.
         to_infinity: the directions where P → ∞, likewise.
+        dies: those of both in which a leg dies: the ones with a finite limit.
         diverges: whether some direction has no finite limit and is left unmoved.
         idle: whether nothing acts in any direction.
     """
@@ -26,6 +27,7 @@ class Balance(NamedTuple):
     element: Array
     to_zero: Array
     to_infinity: Array
+    dies: tuple[Array, Array]
     diverges: Array
     idle: Array
 
@@ -72,6 +74,7 @@ def balance_elements(
         element=jnp.where(dies_plus, -jnp.inf, jnp.where(dies_minus, jnp.inf, jnp.where(finite, element, 0))),
         to_zero=dies_plus.astype(element.dtype),
         to_infinity=dies_minus.astype(element.dtype),
+        dies=((dies_plus & ~diverges).astype(element.dtype), (dies_minus & ~diverges).astype(element.dtype)),
         diverges=jnp.any(diverges),
         idle=~jnp.any(down | up),
     )

@@ -194,7 +194,7 @@ def _unrotated(
     over_blocks = (lambda function: function) if symmetry.blocks == 1 else jax.vmap
     with jax.default_matmul_precision("highest"):
         motion = found.motions[place]
-        rotation, element, to_zero, to_infinity = over_blocks(without_rotation)(motion[1], motion[-1])
+        rotation, element, to_zero, to_infinity = over_blocks(without_rotation)(motion[1], motion[-1], found.limits[place])
         return move(symmetry, arrays, {1: rotation.mT, -1: rotation.mT}), element, to_zero, to_infinity
 
 

@@ -10,6 +10,8 @@ from .._numbers import cast
 from .._symmetry import Bound, BoundSymmetry
 from . import _psd
 
+Matrix = Float[Array, "d d"]
+
 
 def identity(symmetry: Bound, dtype: Any) -> Any:
     """The motion that moves nothing."""
@@ -74,30 +76,56 @@ def element_of(symmetry: Bound, numbers: Float[Array, " n"]) -> Array:
     return symmetry.public(upper + upper.mT)
 
 
-def without_rotation(plus: Float[Array, "d d"], minus: Float[Array, "d d"]) -> tuple[Array, Array, Array, Array]:
+def further_limits(
+    symmetry: Bound, limits: tuple[Array, Array], motion: Any, more: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """The directions that went to 0 and to ∞, with more of them that did after a motion, seen from the start.
+
+    A limit of the axis after a motion (A of + legs, B of − legs) is one of the axis before it: 𝓑 ← B 𝓑 and 𝓒 ← A 𝓒.
+    """
+    if not isinstance(symmetry, BoundSymmetry) or symmetry.algebra.rank < 2:
+        return jnp.maximum(limits[0], more[0]), jnp.maximum(limits[1], more[1])
+    over_blocks = (lambda function: function) if symmetry.blocks == 1 else jax.vmap
+    to_zero, to_infinity = (over_blocks(_span)(limit) for limit in more)
+    return (
+        limits[0] + over_blocks(_carried)(jax.lax.stop_gradient(motion[-1]), to_zero),
+        limits[1] + over_blocks(_carried)(jax.lax.stop_gradient(motion[1]), to_infinity),
+    )
+
+
+def _carried(motion: Matrix, projector: Matrix) -> Matrix:
+    """The projector on the image of a subspace."""
+    left, _, _ = jnp.linalg.svd(motion @ projector)
+    inside = jnp.where(jnp.arange(len(left)) < jnp.round(jnp.trace(projector)).astype(int), left, 0)
+    return inside @ inside.T
+
+
+def without_rotation(
+    plus: Matrix, minus: Matrix, limits: tuple[Matrix, Matrix]
+) -> tuple[Matrix, Matrix, Matrix, Matrix]:
     """What a product of motions does apart from a rotation of its axis: P alone.
 
     Args:
         plus: the product A of the motions of + legs; P O if it is regular, O orthogonal.
         minus: the product B of those of − legs; P⁻¹ O.
+        limits: positive on the directions that died on the way, see `further_limits`.
 
     Returns:
         O, the polar factor of A + B outside of what died; log P; and the projectors on what went to 0 and to ∞.
     """
     eye = jnp.eye(len(plus), dtype=plus.dtype)
-    to_zero, to_infinity = _lost(plus), _lost(minus)
-    finite = eye - to_zero - to_infinity
+    to_zero, to_infinity = _span(limits[0]), _span(limits[1])
+    finite = eye - _span(limits[0] + limits[1])
     both = finite @ (plus + minus)
-    rank = jnp.round(jnp.trace(finite)).astype(jnp.int32)
+    rank = jnp.round(jnp.trace(finite)).astype(int)
     root = _psd.pinv(_psd.sqrt(both.T @ both, rank), rank)
     rotation = both @ root
     p = finite @ plus @ rotation.T @ finite
     return rotation, _psd.log((p + p.T) / 2 + eye - finite), to_zero, to_infinity
 
 
-def _lost(motion: Float[Array, "d d"]) -> Float[Array, "d d"]:
-    """The projector on the directions of the axis that a motion sends to 0."""
-    motion = jax.lax.stop_gradient(motion)
-    left, values, _ = jnp.linalg.svd(motion)
-    lost = jnp.where(values <= 64 * len(values) * jnp.finfo(values.dtype).eps * values[0], left, 0)
-    return lost @ lost.T
+def _span(matrix: Matrix) -> Matrix:
+    """The projector on the range of a sum of projectors."""
+    values, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(matrix))
+    inside = jnp.where(values > jnp.finfo(values.dtype).eps ** 0.5, vectors, 0)
+    return inside @ inside.T

@@ -19,7 +19,7 @@ from .._parameters import accumulation_dtype
 from .._problem import Problem
 from .._symmetry import Bound, BoundSymmetry
 from ._balance import all_finite, balance, move, norm, relative_flow
-from ._group import compose, coordinates, dimension, element_of, exponential, identity
+from ._group import compose, coordinates, dimension, element_of, exponential, further_limits, identity
 from ._implicit import implicit_zero
 
 MAX_SWEEPS = 500
@@ -36,7 +36,8 @@ class Search(eqx.Module):
         arrays: the parameters.
         motions: for each symmetry the product of its motions.
         elements: for each symmetry the sum of its elements; means nothing in the symmetric algebra.
-        limits: for each symmetry which directions went to 0, and which to ∞, likewise.
+        limits: for each symmetry which directions went to 0, and which to ∞, as numbers > 0 or as matrices that are
+            positive on them.
         diverges: for each symmetry whether some direction had no finite limit in the last sweep.
         idle: for each symmetry whether nothing acted on it in the last sweep.
         finite: whether the moments at the start were finite.
@@ -82,8 +83,14 @@ def search(
         for symmetry, one, two, three in zip(symmetries, first.motions, rest[0], turned, strict=True)
     )
     elements = tuple(sum(parts) for parts in zip(first.elements, rest[1], change, strict=True))
-    end = eqx.tree_at(lambda s: s.arrays, end, _moved(symmetries, arrays, turned))
-    return eqx.tree_at(lambda s: (s.motions, s.elements), end, (motions, elements))
+    limits = tuple(
+        further_limits(symmetry, *parts)
+        for symmetry, *parts in zip(symmetries, first.limits, first.motions, end.limits, strict=True)
+    )
+    moved = _moved(symmetries, arrays, turned)
+    return eqx.tree_at(
+        lambda s: (s.arrays, s.motions, s.elements, s.limits), end, (moved, motions, elements, limits)
+    )
 
 
 def _at(arrays: list[Array], symmetries: tuple[Bound, ...]) -> Search:
@@ -112,7 +119,12 @@ def _element_shape(symmetry: Bound) -> tuple[int, ...]:
 
 def _unmoved(state: Search, start: Search) -> Search:
     """The same place as a start of its own."""
-    return eqx.tree_at(lambda s: (s.motions, s.elements), state, (start.motions, start.elements))
+    fresh = (start.motions, start.elements, start.limits)
+    return eqx.tree_at(lambda s: (s.motions, s.elements, s.limits), state, fresh)
+
+
+def _is_matrix(symmetry: Bound) -> bool:
+    return isinstance(symmetry, BoundSymmetry) and symmetry.algebra.rank == 2
 
 
 def _moved(symmetries: tuple[Bound, ...], arrays: list[Array], motions: tuple[Any, ...]) -> list[Array]:
@@ -161,10 +173,10 @@ def _sweep(
             found = jax.tree_util.tree_map(lambda x: x.astype(dtype) if x.dtype != bool else x, found)
             here = relative_flow(*usable_law.sides(moments)).astype(dtype)
             flow = jnp.maximum(flow, jnp.where(found.idle | found.diverges, 0, here))
-            motions[place] = compose(symmetries[place], motions[place], found.motion)
             elements[place] = elements[place] + found.element
-            before = limits[place]
-            limits[place] = (jnp.maximum(before[0], found.to_zero), jnp.maximum(before[1], found.to_infinity))
+            lost = found.dies if _is_matrix(symmetries[place]) else (found.to_zero, found.to_infinity)
+            limits[place] = further_limits(symmetries[place], limits[place], motions[place], lost)
+            motions[place] = compose(symmetries[place], motions[place], found.motion)
             diverges, idle = diverges.at[place].set(found.diverges), idle.at[place].set(found.idle)
             arrays = [
                 jnp.where(usable, new, old)
