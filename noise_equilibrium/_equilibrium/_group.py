@@ -35,15 +35,14 @@ def compose(symmetry: Bound, first: Any, second: Any) -> Any:
     return jax.tree_util.tree_map(jnp.multiply, first, second)
 
 
-def exponential(symmetry: Bound, element: Array) -> Any:
-    """The motion of e^{element}."""
+def nearby(symmetry: Bound, element: Array) -> Any:
+    """A motion near the identity for each element near 0: e^{element} to first order, and an exact group element."""
     if not isinstance(symmetry, BoundSymmetry):
         return jnp.exp(element * cast(symmetry.powers, element))
-    inside = element.reshape(symmetry.shape)
-    return {
-        power: symmetry.public(symmetry.algebra.exponential(cast(power, inside) * inside))
-        for power in _powers(symmetry)
-    }
+    if symmetry.algebra.rank == 2:
+        plus = jnp.eye(symmetry.size, dtype=element.dtype) + element
+        return {1: plus, -1: jnp.linalg.inv(plus)}
+    return {power: jnp.exp(cast(power, element) * element) for power in _powers(symmetry)}
 
 
 def dimension(symmetry: Bound) -> int:

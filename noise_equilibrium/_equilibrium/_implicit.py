@@ -52,4 +52,5 @@ def _least_norm_solution(matrix: Float[Array, "n n"], right: Vector) -> Vector:
     def solve(_: Callable[[Vector], Vector], right: Vector) -> Vector:
         return vectors @ (inverse * (vectors.T @ right))
 
-    return jax.lax.custom_linear_solve(lambda x: matrix @ x, right, solve, symmetric=True)
+    # The matrix is symmetric here, where the flow vanishes, but its change need not be.
+    return jax.lax.custom_linear_solve(lambda x: matrix @ x, right, solve, transpose_solve=solve)

@@ -19,7 +19,7 @@ from .._parameters import accumulation_dtype
 from .._problem import Problem
 from .._symmetry import Bound, BoundSymmetry
 from ._balance import all_finite, balance, move, norm, relative_flow
-from ._group import compose, coordinates, dimension, element_of, exponential, further_limits, identity
+from ._group import compose, coordinates, dimension, element_of, nearby, further_limits, identity
 from ._implicit import implicit_zero
 
 MAX_SWEEPS = 500
@@ -77,7 +77,7 @@ def search(
     rest = jax.lax.stop_gradient((end.motions, end.elements))
     arrays = _moved(symmetries, first.arrays, rest[0])
     change = _correction(problem, arrays, rebuild, symmetries, law)
-    turned = tuple(exponential(symmetry, element) for symmetry, element in zip(symmetries, change, strict=True))
+    turned = tuple(nearby(symmetry, element) for symmetry, element in zip(symmetries, change, strict=True))
     motions = tuple(
         compose(symmetry, compose(symmetry, one, two), three)
         for symmetry, one, two, three in zip(symmetries, first.motions, rest[0], turned, strict=True)
@@ -171,19 +171,20 @@ def _sweep(
             moments = jax.tree_util.tree_map(lambda leaf: jnp.where(usable, leaf, 1), moments)  # noqa: B023
             found = balance(symmetries[place], arrays, moments, usable_law, problem.num_samples)
             found = jax.tree_util.tree_map(lambda x: x.astype(dtype) if x.dtype != bool else x, found)
-            here = relative_flow(*usable_law.sides(moments)).astype(dtype)
+            here = relative_flow(*jax.lax.stop_gradient(usable_law.sides(moments))).astype(dtype)
             flow = jnp.maximum(flow, jnp.where(found.idle | found.diverges, 0, here))
             elements[place] = elements[place] + found.element
             lost = found.dies if _is_matrix(symmetries[place]) else (found.to_zero, found.to_infinity)
-            limits[place] = further_limits(symmetries[place], limits[place], motions[place], lost)
+            limits[place] = further_limits(symmetries[place], limits[place], motions[place], jax.lax.stop_gradient(lost))
             motions[place] = compose(symmetries[place], motions[place], found.motion)
             diverges, idle = diverges.at[place].set(found.diverges), idle.at[place].set(found.idle)
             arrays = [
                 jnp.where(usable, new, old)
                 for new, old in zip(move(symmetries[place], arrays, found.motion), arrays, strict=True)
             ]
-    steps = [norm(new - old) / jnp.maximum(norm(old), 1e-30) for new, old in zip(arrays, state.arrays, strict=True)]
-    step = jnp.max(jnp.stack([step.astype(dtype) for step in steps]))
+    pairs = zip(*jax.lax.stop_gradient((arrays, state.arrays)), strict=True)
+    steps = [(norm(new - old) / jnp.where(norm(old) > 0, norm(old), 1)).astype(dtype) for new, old in pairs]
+    step = jnp.max(jnp.stack(steps))
     motions, elements, limits = tuple(motions), tuple(elements), tuple(limits)
     return Search(arrays, motions, elements, limits, diverges, idle, finite, flow, step, state.sweeps + 1)
 
@@ -213,7 +214,7 @@ def _correction(
         return [element_of(symmetry, part) for symmetry, part in zip(symmetries, parts, strict=True)]
 
     def flows(vector: Array) -> Array:
-        motions = [exponential(symmetry, part) for symmetry, part in zip(symmetries, elements(vector), strict=True)]
+        motions = [nearby(symmetry, part) for symmetry, part in zip(symmetries, elements(vector), strict=True)]
         there = rebuild(_moved(symmetries, arrays, tuple(motions)))
         measured = bound_moments(problem, there, symmetries)
         every = [
