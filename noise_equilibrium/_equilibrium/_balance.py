@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -26,9 +27,10 @@ def balance(
         arrays: the parameters.
         moments: the moments of the symmetry there.
         law: the coefficients of the law of motion.
-        samples: N; the rounding error of a sum over N samples grows with √N.
+        samples: N.
     """
-    resolution = law.resolution(moments, growth=max(1.0, samples**0.5 / 8))
+    moments = _audible(moments, samples)
+    resolution = eqx.tree_at(lambda m: m.noise, moments, _uncentred(moments))
     if isinstance(symmetry, BoundSymmetry) and symmetry.algebra.rank == 2:
         # Legs are looked at in the precision of their moments, and moved in their own.
         arrays = [array.astype(moments.weight[0].dtype) for array in arrays]
@@ -63,6 +65,24 @@ def norm(array: Array) -> Float[Array, ""]:
 def all_finite(leaves: Sequence[Any]) -> Array:
     """Whether every entry of every array is finite."""
     return jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]).all()
+
+
+def _uncentred(moments: AbstractMoments) -> Any:
+    """The noise without centring: the size against which its rounding errors are small."""
+    return jax.tree_util.tree_map(jnp.add, moments.noise, moments.mean)
+
+
+def _audible(moments: AbstractMoments, samples: int) -> AbstractMoments:
+    """The moments without a noise that is all rounding: sums over N equal samples err by up to about Nε/8 of them."""
+
+    def size(grams: Any) -> Array:
+        totals = [jnp.sum(jnp.abs(gram)) for gram in jax.tree_util.tree_leaves(grams)]
+        return jnp.sum(jnp.stack(totals))
+
+    noise, whole = jax.lax.stop_gradient((size(moments.noise), size(_uncentred(moments))))
+    heard = noise > samples / 4 * jnp.finfo(noise.dtype).eps * whole
+    audible = jax.tree_util.tree_map(lambda gram: jnp.where(heard, gram, 0), moments.noise)
+    return eqx.tree_at(lambda m: m.noise, moments, audible)
 
 
 def _balance_matrices(

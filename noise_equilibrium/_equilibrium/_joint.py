@@ -88,9 +88,7 @@ def search(
         for symmetry, *parts in zip(symmetries, first.limits, first.motions, end.limits, strict=True)
     )
     moved = _moved(symmetries, arrays, turned)
-    return eqx.tree_at(
-        lambda s: (s.arrays, s.motions, s.elements, s.limits), end, (moved, motions, elements, limits)
-    )
+    return eqx.tree_at(lambda s: (s.arrays, s.motions, s.elements, s.limits), end, (moved, motions, elements, limits))
 
 
 def _at(arrays: list[Array], symmetries: tuple[Bound, ...]) -> Search:
@@ -175,7 +173,9 @@ def _sweep(
             flow = jnp.maximum(flow, jnp.where(found.idle | found.diverges, 0, here))
             elements[place] = elements[place] + found.element
             lost = found.dies if _is_matrix(symmetries[place]) else (found.to_zero, found.to_infinity)
-            limits[place] = further_limits(symmetries[place], limits[place], motions[place], jax.lax.stop_gradient(lost))
+            limits[place] = further_limits(
+                symmetries[place], limits[place], motions[place], jax.lax.stop_gradient(lost)
+            )
             motions[place] = compose(symmetries[place], motions[place], found.motion)
             diverges, idle = diverges.at[place].set(found.diverges), idle.at[place].set(found.idle)
             arrays = [

@@ -49,16 +49,6 @@ class ChargeLaw(eqx.Module):
         lowers, raises = self.sides(moments)
         return 2 * (raises - lowers)
 
-    def resolution(self, moments: AbstractMoments, growth: float = 1) -> AbstractMoments:
-        """The moments as they would be without centring: the size against which their rounding errors are small.
-
-        Args:
-            moments: the moments.
-            growth: by how much a sum over the samples is less precise than a single product.
-        """
-        uncentred = jax.tree_util.tree_map(lambda a, b: (a + b) * growth, moments.noise, moments.mean)
-        return eqx.tree_at(lambda m: m.noise, moments, uncentred)
-
     def spectrum(self, moments: AbstractMoments) -> tuple[Array, Array, Array]:
         """(|μ|, r, t): what lowers and what raises the charge, halved, power by power along a leading axis.
 
