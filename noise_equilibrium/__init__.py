@@ -12,7 +12,15 @@ from typing import Any
 from . import data, models
 from ._dynamics import GD, SDE, SGD, AbstractDynamics, GradientFlow, Trajectory, simulate
 from ._equilibrium import Equilibrium, Status, find_equilibrium
-from ._flow import expected_charge_step, noether_flow, relaxation_rates
+from ._flow import (
+    OrbitFlow,
+    TimeScales,
+    expected_charge_step,
+    noether_flow,
+    orbit_flow,
+    relaxation_rates,
+    time_scales,
+)
 from ._noise import Moments, SpectralMoments, gradient_covariance, noise_moments, sample_noise
 from ._parameters import flatten
 from ._problem import Problem, Stream
@@ -47,12 +55,14 @@ __all__ = [
     "GradientFlow",
     "Leg",
     "Moments",
+    "OrbitFlow",
     "Problem",
     "SpectralMoments",
     "Status",
     "Stream",
     "Symmetry",
     "SymmetryError",
+    "TimeScales",
     "Trajectory",
     "check_symmetry",
     "data",
@@ -66,12 +76,14 @@ __all__ = [
     "neuron_rescaling",
     "noether_flow",
     "noise_moments",
+    "orbit_flow",
     "relaxation_rates",
     "rescaling",
     "sample_noise",
     "scaling",
     "simulate",
     "symmetry_violation",
+    "time_scales",
 ]
 
 

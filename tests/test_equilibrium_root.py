@@ -233,7 +233,7 @@ def test_powers_of_one_size_agree_with_the_matrix_of_the_same_generator():
 )
 @pytest.mark.parametrize("name", ["powers", "matrix"])
 def test_theorem_d_1_over_every_minibatch(name, law, decay):
-    """The mean of C(θ') − C(θ) over all minibatches vanishes at the discrete equilibrium, and G_d changes sign there."""
+    """The mean of C(θ') − C(θ) over all minibatches vanishes at the discrete equilibrium and changes sign there."""
     problem, start = square_problem(decay, 4) if name == "powers" else problem_and_start(decay, samples=4)
     symmetry = SQUARES["scalar"] if name == "powers" else SYMMETRY
     found = ne.find_equilibrium(problem, start, symmetry, law)

@@ -29,7 +29,7 @@ class Equilibrium(eqx.Module):
             and +∞ in the scalar and diagonal algebras where P goes to 0 or ∞; in the symmetric algebra log P on the
             directions where it is finite and 0 on the others, which the two projectors name.
         residual: the relative flow ‖dQ/dt‖ / (‖what raises Q‖ + ‖what lowers Q‖), measured anew at `params`; 0/0 is 0,
-            and NaN stays NaN. The largest one of several symmetries.
+            and NaN stays NaN. The largest one of several symmetries, and 1 if they change the loss.
         status: an int32 code of `Status`.
         to_zero: the directions where P → 0 and the + legs die: 1 or 0 for each, or the projector on them.
         to_infinity: the directions where P → ∞ and the − legs die, likewise.
@@ -171,7 +171,8 @@ def _find_several(problem: Problem, params: PyTree, symmetries: tuple[Bound, ...
         jnp.where(found.idle[place], 0, relative_flow(*coefficients.sides(moments)).astype(found.flow.dtype))
         for place, moments in enumerate(bound_moments(problem, there, symmetries))
     ]
-    residual = jnp.max(jnp.stack(flows))
+    # A search that measures anew at every step finds a point without flow also where the loss is not invariant.
+    residual = jnp.where(_same_loss(problem, params, there) | ~finite, jnp.max(jnp.stack(flows)), 1)
     elements, to_zero, to_infinity = zip(*ends, strict=True)
     at_limit = jnp.stack([jnp.any(limit != 0) for limit in [*to_zero, *to_infinity]]).any()
     tolerance = _tolerance(symmetries, arrays)
@@ -199,6 +200,13 @@ def _unrotated(
             motion[1], motion[-1], found.limits[place]
         )
         return move(symmetry, arrays, {1: rotation.mT, -1: rotation.mT}), element, to_zero, to_infinity
+
+
+def _same_loss(problem: Problem, params: PyTree, there: PyTree) -> Array:
+    """Whether the data loss is what it was, to much more than its rounding."""
+    start, end = (jnp.mean(jax.vmap(problem.sample_loss, (None, 0))(place, problem.data)) for place in (params, there))
+    start, end = jax.lax.stop_gradient((start, end))
+    return jnp.abs(end - start) <= float(jnp.finfo(start.dtype).eps) ** 0.25 * (jnp.abs(start) + jnp.abs(end))
 
 
 def _is_law(law: ChargeLaw) -> Array:

@@ -21,7 +21,7 @@ def identity(symmetry: Bound, dtype: Any) -> Any:
     one = symmetry.public(jnp.ones(symmetry.shape, dtype))
     if symmetry.algebra.rank == 2:
         one = jnp.broadcast_to(jnp.eye(symmetry.size, dtype=dtype), one.shape)
-    return {power: one for power in _powers(symmetry)}
+    return dict.fromkeys(_powers(symmetry), one)
 
 
 def _powers(symmetry: BoundSymmetry) -> list[float]:

@@ -1,4 +1,4 @@
-"""Several symmetries at once: each balanced in closed form in turn, until no charge flows (theory, "Several symmetries").
+"""Several symmetries at once: each balanced in turn until no charge flows (theory, "Several symmetries").
 
 Φ = 2γ‖θ‖² + σ² Tr Σ is convex along every one-parameter subgroup, and balancing one symmetry minimises it over that
 block. Symmetries that share no parameter do not see each other, because the gradient of a parameter that is not moved
@@ -19,7 +19,7 @@ from .._parameters import accumulation_dtype
 from .._problem import Problem
 from .._symmetry import Bound, BoundSymmetry
 from ._balance import all_finite, balance, move, norm, relative_flow
-from ._group import compose, coordinates, dimension, element_of, nearby, further_limits, identity
+from ._group import compose, coordinates, dimension, element_of, further_limits, identity, nearby
 from ._implicit import implicit_zero
 
 MAX_SWEEPS = 500

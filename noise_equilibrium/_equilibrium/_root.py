@@ -4,8 +4,8 @@ With r_i and t_i what lowers and what raises the charge through the power μ_i, 
 
     G(λ) = 2 Σ_i |μ_i| (t_i e^{−2λ|μ_i|} − r_i e^{2λ|μ_i|}),
 
-and its sign is that of −h(λ), h(λ) = ln Σ|μ_i| r_i e^{2λ|μ_i|} − ln Σ|μ_i| t_i e^{−2λ|μ_i|}. The slope of h lies in [4μ_min,
-4μ_max], which brackets the root, and nothing in h overflows.
+and its sign is that of −h(λ), h(λ) = ln Σ|μ_i| r_i e^{2λ|μ_i|} − ln Σ|μ_i| t_i e^{−2λ|μ_i|}. The slope of h lies in
+[4μ_min, 4μ_max], which brackets the root, and nothing in h overflows.
 """
 
 import math
