@@ -11,7 +11,7 @@ from typing import Any
 
 from . import data, models
 from ._dynamics import GD, SDE, SGD, AbstractDynamics, GradientFlow, Trajectory, simulate
-from ._equilibrium import Equilibrium, Status, find_equilibrium
+from ._equilibrium import Equilibrium, Prediction, Status, find_equilibrium, predict
 from ._flow import (
     OrbitFlow,
     TimeScales,
@@ -56,6 +56,7 @@ __all__ = [
     "Leg",
     "Moments",
     "OrbitFlow",
+    "Prediction",
     "Problem",
     "SpectralMoments",
     "Status",
@@ -77,6 +78,7 @@ __all__ = [
     "noether_flow",
     "noise_moments",
     "orbit_flow",
+    "predict",
     "relaxation_rates",
     "rescaling",
     "sample_noise",

@@ -237,7 +237,7 @@ def test_the_joint_discrete_equilibrium_has_no_drift_over_every_minibatch(law):
     found = ne.find_equilibrium(problem, start, HALVES, law)
     assert status(found) == ne.Status.CONVERGED
     theta, unflatten = ne.flatten(found.params)
-    gradient = jax.vmap(lambda z: ne.flatten(jax.grad(halves_loss)(found.params, z))[0])(problem.data)  # noqa: B023
+    gradient = jax.vmap(lambda z: ne.flatten(jax.grad(halves_loss)(found.params, z))[0])(problem.data)
     choose = itertools.product if getattr(law, "replacement", False) else itertools.combinations
     size = getattr(law, "batch_size", 4)
     batches = choose(range(4), **{"repeat": size}) if choose is itertools.product else choose(range(4), size)

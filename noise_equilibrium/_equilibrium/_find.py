@@ -82,10 +82,10 @@ def find_equilibrium(
     That an exponential symmetry commutes with the others of a sequence.
 
     Precision: what lies below 8dε of the largest eigenvalue of the uncentred R or T (d the length of the axis, ε the
-    rounding unit) cannot be told from zero, nor can noise that is less than Nε/4 of its uncentred size. In single precision,
-    far from balance or with inputs far from zero mean, that can make a weak direction look like one without a limit
-    (DIVERGES); the product of the legs stays right, and the residual tells. Use double precision there. Otherwise, of
-    well-conditioned legs, single precision gives the Grams to about 1e-5 of their size.
+    rounding unit) cannot be told from zero, nor can noise that is less than Nε/4 of its uncentred size. In single
+    precision, far from balance or with inputs far from zero mean, that can make a weak direction look like one without
+    a limit (DIVERGES); the product of the legs stays right, and the residual tells. Use double precision there.
+    Otherwise, of well-conditioned legs, single precision gives the Grams to about 1e-5 of their size.
 
     Example:
         >>> import jax.numpy as jnp, noise_equilibrium as ne

@@ -48,8 +48,8 @@ def orbit_flow(problem: Problem, params: PyTree, symmetry: AbstractSymmetry, law
         times: (k,) ascending times ≥ 0.
 
     Returns:
-        An `OrbitFlow`, by an adaptive Runge–Kutta method of order 8 (`diffrax.Dopri8`), to a relative 1e-9 in double and
-        1e-5 in single precision.
+        An `OrbitFlow`, by an adaptive Runge–Kutta method of order 8 (`diffrax.Dopri8`), to a relative 1e-9 in double
+        and 1e-5 in single precision.
 
     Raises:
         ValueError: on a Stream; for a bad law; for times that are not ascending numbers ≥ 0; for a matrix-free A.
