@@ -132,7 +132,9 @@ def predictions(data: tuple[Array, Array], zeta: Any, rate: Any) -> dict[str, Ar
     target = jnp.asarray(TARGET)
     point = on_valley(_bisect(drift, -1.0, 2.0, flip=True))
     solver = optx.Newton(rtol=1e-12, atol=1e-12)
-    bottom = optx.root_find(lambda theta, _: jax.grad(risk)(theta), solver, 1.2 * target, max_steps=200, throw=False).value
+    bottom = optx.root_find(
+        lambda theta, _: jax.grad(risk)(theta), solver, 1.2 * target, max_steps=200, throw=False
+    ).value
     # The limit ζ → 0: the equilibrium of ℓ₀ and the slope of λ* in ζ.
     plain = ne.Problem(Loss(0.0), data)
     balanced = jnp.sqrt(slope_of_line) * jnp.ones(2)
@@ -255,10 +257,23 @@ def draw(arrays: dict[str, np.ndarray]) -> Figure:
 
         axes = right.subplots()
         for row, rate in enumerate(arrays["rate"]):
-            axes.plot(zeta, arrays["discrete"][row], series[row].marker, color=series[row].color, ms=4,
-                      label=f"exact, $\\eta$ = {rate:g}")
-            axes.plot(zeta, arrays["sde"][row], series[row].marker, color=series[row].color, ms=5, mfc="none",
-                      label=f"Eq. (20), $\\eta$ = {rate:g}")
+            axes.plot(
+                zeta,
+                arrays["discrete"][row],
+                series[row].marker,
+                color=series[row].color,
+                ms=4,
+                label=f"exact, $\\eta$ = {rate:g}",
+            )
+            axes.plot(
+                zeta,
+                arrays["sde"][row],
+                series[row].marker,
+                color=series[row].color,
+                ms=5,
+                mfc="none",
+                label=f"Eq. (20), $\\eta$ = {rate:g}",
+            )
         plots.theory(axes, np.array([zeta[0], zeta[-1]]), np.ones(2))
         axes.set(xscale="log", xlabel="$\\zeta$", ylabel="drift by noise / drift by $\\ell_1$", title="stationarity")
         axes.legend(loc="best")

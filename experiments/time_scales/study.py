@@ -138,8 +138,16 @@ def _metrics(preset: Preset, arrays: dict[str, np.ndarray]) -> list[Metric]:
     slope = np.polyfit(np.log(arrays["noise_scale"]), np.log(arrays["kappa_measured"]), 1)[0]
     return [
         Metric("κ by relaxation_rates over 4ηdσ²/S, worst η", 1, _worst(arrays["kappa"] / exact), 1 - 1e-9, 1 + 1e-9),
-        Metric("h by time_scales over 2(a + b)", 1, float(arrays["h"]) / (4 * TEACHER.min(initial=1, where=TEACHER > 0)), 1 - 1e-9, 1 + 1e-9),
-        Metric("rate of GD along the softest direction over h", 1, float(arrays["h_measured"] / arrays["h"]), 0.98, 1.02),
+        Metric(
+            "h by time_scales over 2(a + b)",
+            1,
+            float(arrays["h"]) / (4 * TEACHER.min(initial=1, where=TEACHER > 0)),
+            1 - 1e-9,
+            1 + 1e-9,
+        ),
+        Metric(
+            "rate of GD along the softest direction over h", 1, float(arrays["h_measured"] / arrays["h"]), 0.98, 1.02
+        ),
         Metric("SGD's rate of the charge over κ, worst η with κ < h/2", 1, _worst(ratio[slow]), 0.9, 1.15),
         Metric("the same in the fast phase, largest η", 1, float(ratio[-1]), 0.9, 1.15),
         Metric("slope of log rate against log σ²", 1, slope, 0.96, 1.06),
@@ -165,7 +173,9 @@ def draw_figure(arrays: dict[str, np.ndarray]) -> Figure:
             axes.fill_between(arrays["kappa_time"], curve - 3 * error, curve + 3 * error, color=shade, alpha=0.15, lw=0)
         plots.theory(axes, arrays["kappa_time"], arrays["overlap_predicted"][0], "flow along the orbit")
         axes.set(
-            xlabel="$\\kappa t$", ylabel="charge $\\langle Q, Q_0\\rangle/\\|Q_0\\|^2$", title="every noise, in its own time"
+            xlabel="$\\kappa t$",
+            ylabel="charge $\\langle Q, Q_0\\rangle/\\|Q_0\\|^2$",
+            title="every noise, in its own time",
         )
         axes.legend(loc="upper right")
 
@@ -173,7 +183,9 @@ def draw_figure(arrays: dict[str, np.ndarray]) -> Figure:
         scale, h = arrays["noise_scale"], float(arrays["h"])
         wide = np.array([scale[0] / 1.6, scale[-1] * 1.6])
         axes.loglog(scale, arrays["kappa_measured"], plots.SGD.marker, color=plots.SGD.color, ms=5, label="charge, SGD")
-        axes.loglog(wide, arrays["kappa"][0] * wide / scale[0], color="black", lw=0.9, ls=(0, (1, 1)), label="$\\kappa$")
+        axes.loglog(
+            wide, arrays["kappa"][0] * wide / scale[0], color="black", lw=0.9, ls=(0, (1, 1)), label="$\\kappa$"
+        )
         axes.axhline(float(arrays["h_measured"]), color=plots.GD.color, lw=1.2, label="loss, GD")
         axes.axhline(h, color="black", lw=0.9, ls=(0, (5, 2)), label="$h$")
         crossing = scale[0] * h / arrays["kappa"][0]
