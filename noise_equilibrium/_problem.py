@@ -16,26 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from ._keys import as_key
 from ._numbers import Traced, as_number, cast, jit, require, require_scalar
 from ._parameters import is_array, split
-
-
-class Stream(Traced):
-    """A population: fresh samples from a sampler instead of a finite data set.
-
-    Args:
-        draw: `draw(key) -> sample`, a pure function or callable `eqx.Module`; `sample` is any pytree of arrays.
-
-    Raises:
-        ValueError: if `draw` cannot be called.
-    """
-
-    draw: Callable[[PRNGKeyArray], PyTree]
-
-    def __init__(self, draw: Callable[[PRNGKeyArray], PyTree]):
-        self.draw = _pure(draw, "draw(key) -> sample")
-
-    def batch(self, key: PRNGKeyArray, size: int) -> PyTree:
-        """`size` independent samples, stacked along a leading axis."""
-        return jax.vmap(self.draw)(jax.random.split(key, size))
+from ._population import AbstractPopulation, Stream, check_data, pure
 
 
 class Problem(Traced):
@@ -44,7 +25,8 @@ class Problem(Traced):
     Args:
         loss: `loss(params, sample) -> scalar`, a pure function or callable `eqx.Module`. Define it once: a lambda made
             anew in a loop is traced anew each time. Python floats inside a module are traced, not compiled in.
-        data: a pytree whose leaves share a leading axis of N samples, or a `Stream`.
+        data: a pytree whose leaves share a leading axis of N samples, or a population: a `Stream`, or samples that are
+            `Redrawn` at every visit.
         weight_decay: γ ≥ 0; a number, or an array under `vmap`. The update of SGD is θ ← θ − η(ĝ + 2γθ).
 
     Raises:
@@ -64,7 +46,7 @@ class Problem(Traced):
     weight_decay: Any
 
     def __init__(self, loss: Callable[[PyTree, PyTree], Array], data: PyTree, weight_decay: Any = 0.0):
-        self.loss = _pure(loss, "loss(params, sample) -> scalar")
+        self.loss = pure(loss, "loss(params, sample) -> scalar")
         self.data = data
         self.weight_decay = as_number(weight_decay)
         require(
@@ -72,12 +54,17 @@ class Problem(Traced):
             self.weight_decay,
             f"weight_decay is {weight_decay}; expected a number γ ≥ 0 (the penalty is +γ‖θ‖²).",
         )
-        if not self.is_stream:
-            _check_data(data)
+        if not self.is_population:
+            check_data(data)
+
+    @property
+    def is_population(self) -> bool:
+        """Whether the data are a population that can only be sampled: a Stream, or Redrawn."""
+        return isinstance(self.data, AbstractPopulation)
 
     @property
     def is_stream(self) -> bool:
-        """Whether the data are a population that can only be sampled."""
+        """Whether the data are a Stream."""
         return isinstance(self.data, Stream)
 
     @property
@@ -87,15 +74,19 @@ class Problem(Traced):
         return jax.tree_util.tree_leaves(self.data)[0].shape[0]
 
     def require_finite(self, what: str) -> None:
-        """Raise a `ValueError` if the data are a Stream, for work that needs an expectation."""
-        if self.is_stream:
+        """Raise a `ValueError` if the data are a population, for work that needs an expectation."""
+        if self.is_population:
+            kind = "a Stream" if self.is_stream else "redrawn at every visit"
             raise ValueError(
-                f"{what} needs an expectation over a finite data set, and the data of this problem are a Stream. "
+                f"{what} needs an expectation over a finite data set, and the data of this problem are {kind}. "
                 "Draw one first: problem.sampled(key, n)."
             )
 
     def sampled(self, key: PRNGKeyArray, n: int) -> "Problem":
-        """The same problem on n samples drawn from its Stream.
+        """The same problem on n samples drawn from its population.
+
+        Samples of a Stream are independent. Redrawn data are balanced: each of the N samples is redrawn ⌊n/N⌋ times,
+        redraw r of sample i at place r·N + i, and the n mod N samples of a random subset once more, at the end.
 
         Args:
             key: a JAX PRNG key.
@@ -104,29 +95,55 @@ class Problem(Traced):
         Raises:
             ValueError: if the data are finite already, n is no integer ≥ 1, or the key is missing or unsuitable.
         """
-        if not self.is_stream:
+        if not self.is_population:
             raise ValueError(
                 f"the data of this problem are finite already ({self.num_samples} samples); sampled(key, n) is for a "
-                "Stream. Index the data to take a part of them."
+                "Stream or Redrawn data. Index the data to take a part of them."
             )
         if not hasattr(n, "__index__") or n < 1:
             raise ValueError(f"n is {n}; expected an integer of at least 1.")
-        return Problem(self.loss, self.data.batch(as_key(key, "sampled"), n), self.weight_decay)
+        return Problem(self.loss, self.data.draw_set(as_key(key, "sampled"), n), self.weight_decay)
 
     def sample_loss(self, params: PyTree, sample: PyTree) -> Float[Array, ""]:
         """ℓ(θ, z) for one sample, checked to be a real scalar."""
-        value = self.loss(params, sample)
+        try:
+            value = self.loss(params, sample)
+        except Exception as error:
+            self._explain(error, params)
+            raise
         if not is_array(value) and not isinstance(value, float):
             raise ValueError(
                 f"the loss returned {type(value).__name__}; expected a real scalar, one number per sample."
             )
         value = jnp.asarray(value)
         if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+            of_all = not self.is_population and self.num_samples in value.shape and self.num_samples > 1
+            hint = " The number of samples is among its lengths: does the loss use all data?" if of_all else ""
             raise ValueError(
                 f"the loss returned an array of shape {value.shape} and dtype {value.dtype} for one sample; expected a "
-                "real scalar. Sum or average over outputs inside the loss; do not reduce over samples."
+                f"real scalar. Sum or average over outputs inside the loss; do not reduce over samples.{hint}"
             )
         return value
+
+    def _explain(self, error: Exception, params: PyTree) -> None:
+        """Raise a ValueError if a loss fails on one sample because it is meant for all samples at once."""
+        if isinstance(error, NameError) and "axis name" in str(error):
+            raise ValueError(
+                f"the loss refers to an axis name ({error}); expected a loss of one sample, which knows of no others. "
+                "Batch statistics (pmean, psum, batch normalisation in training mode) couple samples: leave them out."
+            ) from error
+        if self.is_population:
+            return
+        try:
+            whole = jax.eval_shape(self.loss, params, self.data)
+        except Exception:
+            return
+        if getattr(whole, "shape", None) == ():
+            raise ValueError(
+                f"the loss fails on one sample ({type(error).__name__}: {error}) and returns a scalar for all "
+                f"{self.num_samples} at once; expected loss(params, sample) of one sample. "
+                "Leave out the mean over samples: the program takes it."
+            ) from error
 
     def risk(self, params: PyTree) -> Float[Array, ""]:
         """L_γ(θ) = (1/N) Σ_i ℓ(θ, z_i) + γ‖θ‖².
@@ -135,7 +152,7 @@ class Problem(Traced):
             params: the parameters, any pytree.
 
         Raises:
-            ValueError: on a Stream, or if the loss is not a real scalar.
+            ValueError: on a population, or if the loss is not a real scalar.
         """
         self.require_finite("risk")
         require_scalar(self.weight_decay, "weight_decay")
@@ -165,31 +182,3 @@ def weighted_gradient(problem: Problem, params: PyTree, samples: PyTree, weights
         return jnp.sum(weights.astype(losses.dtype) * losses)
 
     return list(jax.grad(weighted_loss)(arrays))
-
-
-def _pure(function: Callable[..., Any], expected: str) -> Callable[..., Any]:
-    """A plain function as a pytree without leaves; a callable pytree, such as a module, as it is."""
-    if not callable(function):
-        raise ValueError(f"got {type(function).__name__}; expected a function {expected}.")
-    is_plain = jax.tree_util.all_leaves([function])
-    return jax.tree_util.Partial(function) if is_plain else function
-
-
-def _check_data(data: PyTree) -> None:
-    leaves = jax.tree_util.tree_leaves_with_path(data)
-    if not leaves:
-        raise ValueError("data has no array; expected a pytree whose leaves share a leading axis of N samples.")
-    lengths = {}
-    for path, leaf in leaves:
-        name = "data" + jax.tree_util.keystr(path)
-        if not is_array(leaf) or leaf.ndim == 0:
-            raise ValueError(
-                f"{name} is {'a scalar' if is_array(leaf) else type(leaf).__name__}; expected an array with a leading "
-                "axis of N samples. Put constants of the problem into the loss instead."
-            )
-        lengths[name] = leaf.shape[0]
-    if len(set(lengths.values())) > 1:
-        listed = ", ".join(f"{name}: {length}" for name, length in lengths.items())
-        raise ValueError(f"the leaves of data differ in length ({listed}); expected one leading axis of N samples.")
-    if 0 in lengths.values():
-        raise ValueError("data holds 0 samples; expected at least 1.")

@@ -16,6 +16,7 @@ PACKAGE = Path(ne.__file__).parent
 SIGNATURES = {
     "Problem": "loss data weight_decay",
     "Stream": "draw",
+    "Redrawn": "data redraw",
     "flatten": "params",
     "Leg": "where axis power blocks",
     "Symmetry": "legs algebra",
@@ -51,6 +52,7 @@ FIELDS = {
 # From the ground up: a room imports rooms of a lower floor only.
 FLOORS = [
     {"_numbers", "_keys", "_parameters"},
+    {"_population"},
     {"_problem"},
     {"_symmetry"},
     {"_noise"},

@@ -8,18 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import CASES, Case, leaf, normal, squared, symmetry_of, two_layer
+from cases_layers import LAYER_CASES
+from cases_linear import LINEAR_CASES
 
 import noise_equilibrium as ne
 from noise_equilibrium._noise import _chunks, _pass
+from noise_equilibrium._noise._program import tap
 from noise_equilibrium._noise._reference import per_sample_gradients, reference_moments
-from noise_equilibrium._noise._taps import tap
 from noise_equilibrium._parameters import split
 
 # Hundreds of small programs run once each: what takes the time is the optimisation by the compiler.
 unoptimised_jit = functools.partial(
     jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 )
-every_case = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+ALL_CASES = [*CASES, *LINEAR_CASES, *LAYER_CASES]
+every_case = pytest.mark.parametrize("case", ALL_CASES, ids=[case.name for case in ALL_CASES])
 
 
 def assert_same_moments(fast: ne.Moments, slow: ne.Moments, relative: float = 1e-12, what: str = ""):
@@ -47,6 +50,7 @@ def fast_and_slow(problem, params, symmetries):
 
 
 @every_case
+@pytest.mark.filterwarnings("ignore:the loss does not depend:UserWarning")  # two cases are there for that
 def test_equal_to_the_definition(case: Case):
     problem = ne.Problem(case.loss, case.data)
     symmetries = [symmetry_of(case, algebra) for algebra in case.algebras]
@@ -56,6 +60,7 @@ def test_equal_to_the_definition(case: Case):
 
 @every_case
 def test_takes_the_expected_path(case: Case):
+    """So that a fast path cannot be lost silently."""
     bound = symmetry_of(case, case.algebras[0]).bind(case.params)
     tapped = tap(ne.Problem(case.loss, case.data), case.params, [leg.index for leg in bound.legs])
     names = {leg.index: leg.name.removeprefix("params") for leg in bound.legs}
@@ -86,7 +91,7 @@ def test_an_empty_sequence_of_symmetries_is_refused():
 # --- memory bounded by the chunk -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("size", "most"), [(1, 1), (3 * 12 * 8, 3)], ids=["one-by-one", "seven-in-threes"])
+@pytest.mark.parametrize(("size", "most"), [(1, [1]), (2**11, [2, 3, 4, 5])], ids=["one-by-one", "some-at-once"])
 def test_chunks_change_nothing(monkeypatch, size, most):
     def loss(p, z):  # a fresh function: what is compiled with another chunk must not be found again
         x, y = z
@@ -104,7 +109,8 @@ def test_chunks_change_nothing(monkeypatch, size, most):
     problem = ne.Problem(loss, (normal(3, 7, 4), normal(4, 7, 2)))
     symmetry = ne.double_rotation(leaf("u"), leaf("w"))
     assert_same_moments(ne.noise_moments(problem, two_layer(), symmetry), reference(problem, two_layer(), symmetry))
-    assert taken == [most]
+    assert len(taken) == 1
+    assert taken[0] in most
 
 
 @pytest.mark.parametrize(("count", "most"), [(12, 12), (12, 5), (12, 1), (7, 3), (1, 1), (13, 4)])
@@ -288,6 +294,40 @@ def test_single_precision_agrees_with_double(name):
     with jax.enable_x64(True):
         double = reference(ne.Problem(loss, DATA), PARAMS, symmetry)
     assert_same_moments(moments, double, relative=1e-5)  # ε = 6e-8, tens of operations
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("name", ["rotation", "neurons", "rescaling"])
+def test_half_precision_accumulates_in_single(name):
+    """bfloat16 holds 8 bits: activations and gradients are right to about 1 %, and sums over samples lose nothing."""
+    loss, symmetry, _ = SYMMETRIC[name]
+    params, data = jax.tree.map(
+        lambda x: jnp.asarray(x, jnp.bfloat16), (PARAMS, (normal(3, 512, 4), normal(4, 512, 2)))
+    )
+    moments = ne.noise_moments(ne.Problem(loss, data), params, symmetry)
+    chex.assert_type(jax.tree.leaves(moments), jnp.float32)
+    exact = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (params, data))
+    single = ne.noise_moments(ne.Problem(loss, exact[1]), exact[0], symmetry)
+    assert_same_moments(moments, single, relative=0.02)
+
+
+@pytest.mark.parametrize("name", ["rotation", "scaling"])
+def test_moments_of_a_batch_of_seeds_are_those_of_each(name):
+    """vmap over parameters and data at once, through the fast path and through parameters tapped at themselves."""
+    loss, symmetry, _ = SYMMETRIC[name]
+
+    def noise(key):
+        keys = jax.random.split(key, 2)
+        params = jax.tree.map(
+            lambda x: x * (1 + 0.1 * jax.random.normal(keys[0], x.shape)), jax.tree.map(jnp.asarray, PARAMS)
+        )
+        data = jax.tree.map(lambda x: x + jax.random.normal(keys[1], x.shape), jax.tree.map(jnp.asarray, DATA))
+        return ne.noise_moments(ne.Problem(loss, data), params, symmetry)
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    together = jax.vmap(noise)(keys)
+    for seed, key in enumerate(keys):
+        assert_same_moments(jax.tree.map(lambda x, seed=seed: x[seed], together), noise(key), relative=1e-13)
 
 
 def test_dtype_follows_the_params_under_x64():

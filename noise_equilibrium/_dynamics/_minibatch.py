@@ -4,14 +4,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
+from .._population import Redrawn, Stream
 from .._problem import Problem
 
 
 def minibatch(problem: Problem, key: PRNGKeyArray, size: int, replacement: bool) -> PyTree:
     """`size` samples of a problem: fresh ones of a Stream, or of a data set with or without replacement."""
-    if problem.is_stream:
+    if isinstance(problem.data, Stream):
         return problem.data.batch(key, size)
-    indices = (draw_with_replacement if replacement else draw_without_replacement)(key, problem.num_samples, size)
+    choose = draw_with_replacement if replacement else draw_without_replacement
+    if isinstance(problem.data, Redrawn):
+        choose_key, redraw_key = jax.random.split(key)
+        return problem.data.visit(redraw_key, choose(choose_key, problem.data.num_samples, size))
+    indices = choose(key, problem.num_samples, size)
     return jax.tree_util.tree_map(lambda leaf: jnp.asarray(leaf)[indices], problem.data)
 
 

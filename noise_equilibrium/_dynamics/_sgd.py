@@ -50,9 +50,12 @@ class SGD(AbstractDynamics):
 
     def check(self, problem: Problem) -> None:
         """Raise a ValueError if the batch does not fit the data."""
-        if not problem.is_stream and not self.replacement and self.batch_size > problem.num_samples:
+        if problem.is_stream or self.replacement:
+            return
+        data = problem.data if problem.is_population else problem
+        if self.batch_size > data.num_samples:
             raise ValueError(
-                f"batch_size is {self.batch_size} without replacement and the data hold {problem.num_samples} samples; "
+                f"batch_size is {self.batch_size} without replacement and the data hold {data.num_samples} samples; "
                 "expected a batch no larger than the data, or replacement=True."
             )
 

@@ -13,9 +13,36 @@ CHUNK_BYTES = 2**26
 Sums = TypeVar("Sums", bound=PyTree)
 
 
-def samples_in(bytes_per_sample: int, count: int) -> int:
-    """How many of `count` samples to take at once so that what they need stays below `CHUNK_BYTES`."""
-    return min(count, max(1, CHUNK_BYTES // max(bytes_per_sample, 1)))
+def samples_in(extra: int, count: int, activations: int = 0) -> int:
+    """How many of `count` samples to take at once.
+
+    Args:
+        extra: bytes per sample that must stay below `CHUNK_BYTES`, or below what all activations take if that is more.
+        count: N.
+        activations: bytes per sample of the activations, which a full-batch gradient holds for all samples.
+    """
+    return min(count, max(1, max(CHUNK_BYTES, count * activations) // max(extra, 1)))
+
+
+def map_over_samples(function: Callable[[PyTree], Array], data: PyTree, count: int, most: int) -> Array:
+    """`function(samples)` of every chunk, put together again in the order of the samples.
+
+    Args:
+        function: takes n samples to an array with a leading axis of n.
+        data: a pytree whose leaves share a leading axis.
+        count: the length of that axis.
+        most: the largest number of samples in a chunk.
+    """
+    if most >= count:
+        return function(data)
+    steps = _steps(count, most)
+    chunk = count // steps
+    rows = jax.lax.map(lambda step: function(_chunk(data, step, chunk, steps)), jnp.arange(steps))
+    rows = jnp.swapaxes(rows, 0, 1).reshape(chunk * steps, *rows.shape[2:])
+    if chunk * steps == count:
+        return rows
+    rest = jax.tree_util.tree_map(lambda leaf: leaf[chunk * steps :], data)
+    return jnp.concatenate([rows, function(rest)])
 
 
 def sum_over_samples(sums: Callable[[PyTree], Sums], data: PyTree, count: int, most: int) -> Sums:
@@ -35,12 +62,8 @@ def sum_over_samples(sums: Callable[[PyTree], Sums], data: PyTree, count: int, m
     steps = _steps(count, most)
     chunk = count // steps
 
-    def take(leaf: Array, step: Int[Array, ""]) -> Array:
-        rows = jnp.asarray(leaf)[: chunk * steps].reshape(chunk, steps, *leaf.shape[1:])
-        return jax.lax.dynamic_index_in_dim(rows, step, axis=1, keepdims=False)
-
     def of_chunk(step: Int[Array, ""]) -> Sums:
-        return sums(jax.tree_util.tree_map(lambda leaf: take(leaf, step), data))
+        return sums(_chunk(data, step, chunk, steps))
 
     def add(total: Sums, step: Int[Array, ""]) -> tuple[Sums, None]:
         return jax.tree_util.tree_map(jnp.add, total, of_chunk(step)), None
@@ -52,6 +75,16 @@ def sum_over_samples(sums: Callable[[PyTree], Sums], data: PyTree, count: int, m
         rest = jax.tree_util.tree_map(lambda leaf: leaf[chunk * steps :], data)
         total = jax.tree_util.tree_map(jnp.add, total, sums(rest))
     return total
+
+
+def _chunk(data: PyTree, step: Int[Array, ""], chunk: int, steps: int) -> PyTree:
+    """Every sample whose number leaves the remainder `step` when divided by `steps`."""
+
+    def take(leaf: Array) -> Array:
+        rows = jnp.asarray(leaf)[: chunk * steps].reshape(chunk, steps, *leaf.shape[1:])
+        return jax.lax.dynamic_index_in_dim(rows, step, axis=1, keepdims=False)
+
+    return jax.tree_util.tree_map(take, data)
 
 
 def _steps(count: int, most: int) -> int:

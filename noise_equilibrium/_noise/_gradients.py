@@ -3,7 +3,8 @@
 With (δ, h) of a use, the gradient of a sample is Σ_p δ_p h_pᵀ over positions p: an einsum of two factors of shapes
 (n, P, …), which share the axes of the parameter between them. Uses whose factors own the same axes are joined along P,
 a transposed use (W and Wᵀ) with its factors swapped. A Gram is one einsum over two copies of the factors, in the order
-with the fewest operations; a symmetric Gram at P = 1 is then E[‖h‖² δδᵀ], a scalar one E[‖h‖²‖δ‖²].
+with the fewest operations; a symmetric Gram at P = 1 is then E[‖h‖² δδᵀ], a scalar one E[‖h‖²‖δ‖²]. Where rows of the
+parameter are looked up, the second factor is an index, and two copies of it meet in the matrix [index_p = index_q].
 """
 
 import math
@@ -17,27 +18,31 @@ from jaxtyping import Array
 
 from .._symmetry import BoundSymmetry
 from .._symmetry._leg import BoundLeg
-from ._uses import POSITION, Use
+from ._program import POSITION, Use, Window
 
 SAMPLE, FIRST, SECOND, BLOCK, PRIMED = "sample", "p", "q", "block", "primed"
 Label = int | str
 
 
 class GradientForm(NamedTuple):
-    """How the per-sample gradient of one parameter is held; static.
+    """How the per-sample gradient of one parameter, or of a part of it, is held; static.
 
     Attributes:
-        shape: the shape of the parameter.
+        shape: the shape of the part.
         factors: for each factor, the axes of the parameter that it owns, ascending; one factor with all axes is the
             gradient itself.
         positions: P, the number of outer products in a sum; 1 for the gradient itself.
         uses: the places of its uses among all uses; empty where the parameter is tapped at itself.
+        rows: the axis that the second factor owns as an index, if it does.
+        windows: the slices of the parameter that make up the part; none if it is the whole parameter.
     """
 
     shape: tuple[int, ...]
     factors: tuple[tuple[int, ...], ...]
     positions: int
     uses: tuple[int, ...]
+    rows: int | None = None
+    windows: tuple[Window, ...] = ()
 
     @property
     def is_dense(self) -> bool:
@@ -45,18 +50,34 @@ class GradientForm(NamedTuple):
         return len(self.factors) == 1
 
     def factor_shapes(self, n: int) -> list[tuple[int, ...]]:
-        """The shapes of the factors for n samples."""
-        return [(n, self.positions, *(self.shape[axis] for axis in owned)) for owned in self.factors]
+        """The shapes of the factors for n samples, an index among them."""
+        shapes = [(n, self.positions, *(self.shape[axis] for axis in owned)) for owned in self.factors]
+        return shapes if self.rows is None else [shapes[0], (n, self.positions)]
+
+    def numbers_per_sample(self) -> int:
+        """How many numbers a sample's factors are."""
+        return sum(math.prod(shape) for shape in self.factor_shapes(1))
+
+
+def dense_form(shape: tuple[int, ...], uses: Sequence[int] = (), windows: tuple[Window, ...] = ()) -> GradientForm:
+    """Per-sample gradients in full."""
+    return GradientForm(shape, (tuple(range(len(shape))),), 1, tuple(uses), None, windows)
 
 
 def gradient_form(shape: tuple[int, ...], uses: Sequence[Use], places: Sequence[int]) -> GradientForm:
-    """Choose how to hold the gradient of a parameter with these uses (none: tapped at itself)."""
+    """Choose how to hold the gradient of a parameter, or of a part of it, with these uses of the same part."""
+    windows = uses[0].view.windows
     signatures = {_signature(use) for use in uses}
     if len(signatures) != 1:
-        return GradientForm(shape, (tuple(range(len(shape))),), 1, tuple(places))
+        return dense_form(shape, places, windows)
     first, second = signatures.pop()
+    looked_up = {use.looked_up for use in uses}
+    rows = looked_up.pop() if len(looked_up) == 1 else None
+    if rows is not None and second != (rows,):  # the index comes second
+        first, second = second, first
     units = [axis for axis, n in enumerate(shape) if n == 1]
-    return GradientForm(shape, (tuple(sorted([*first, *units])), second), sum(map(_positions, uses)), tuple(places))
+    positions = sum(map(_positions, uses))
+    return GradientForm(shape, (tuple(sorted([*first, *units])), second), positions, tuple(places), rows, windows)
 
 
 def hold(
@@ -65,8 +86,11 @@ def hold(
     """The factors of per-sample gradients, from (δ, h) of the uses of a parameter; every array has n in front."""
     canonical = []
     for use, (delta, other) in zip(uses, pairs, strict=True):
-        parts = [_canonical(delta, use.output, dtype), _canonical(other, use.other, dtype)]
-        swapped = _signature(use) != (_owned(use.output), _owned(use.other))
+        second = _index(use, other) if use.kind == "rows" else _canonical(other, use.other, dtype)
+        if use.kind == "rows" and form.rows is None:
+            second = one_hot(second, use.view.shape[use.other[-1]], dtype)
+        parts = [_canonical(delta, use.output, dtype), second]
+        swapped = form.rows is None and _signature(use) != (_owned(use.output), _owned(use.other))
         canonical.append(parts[::-1] if swapped else parts)
     if form.is_dense:
         total = sum(_outer(form, use, *parts) for use, parts in zip(uses, canonical, strict=True))
@@ -75,15 +99,27 @@ def hold(
     return [part.reshape(shape) for part, shape in zip(joined, form.factor_shapes(len(joined[0])), strict=True)]
 
 
+def one_hot(index: Array, length: int, dtype: jnp.dtype) -> Array:
+    """An index as the factor that it stands for; zero beyond the end."""
+    return jax.nn.one_hot(index, length, dtype=dtype)
+
+
 def total_gradient(form: GradientForm, factors: Sequence[Array]) -> Array:
-    """Σ_i g_i, of the parameter's shape."""
+    """Σ_i g_i, of the shape of the part."""
+    if form.rows is not None:
+        delta, index = factors
+        owned = delta.shape[2:]
+        rows = jnp.zeros((form.shape[form.rows], *owned), delta.dtype)
+        total = rows.at[index.ravel()].add(delta.reshape(-1, *owned), mode="drop")
+        return jnp.moveaxis(total, 0, form.rows)
     labels: list[Sequence[Label]] = [(SAMPLE, FIRST, *owned) for owned in form.factors]
     return _einsum(labels, tuple(range(len(form.shape))), factors)
 
 
 class Gram(NamedTuple):
-    """The einsum of Σ_i gram(g_i) for one leg of a symmetry; static."""
+    """The einsum of Σ_i gram(g_i), or of every gram(g_i), for one leg of a symmetry; static."""
 
+    form: GradientForm
     labels: tuple[tuple[Label, ...], ...]
     shapes: tuple[tuple[int, ...], ...]
     output: tuple[Label, ...]
@@ -93,20 +129,31 @@ class Gram(NamedTuple):
         """The number of entries of its largest intermediate."""
         return int(_path(self.labels, self.output, self.shapes)[1].largest_intermediate)
 
+    def flops(self) -> float:
+        """The number of multiplications and additions."""
+        return float(_path(self.labels, self.output, self.shapes)[1].opt_cost)
+
     def __call__(self, factors: Sequence[Array]) -> Array:
         """The Gram, of the internal shape of an element."""
-        operands = [factor.reshape(shape) for factor, shape in zip([*factors, *factors], self.shapes, strict=True)]
+        if self.form.rows is None:
+            operands = [*factors, *factors]
+        else:
+            delta, index = factors
+            length = self.form.shape[self.form.rows]
+            meets = (index[:, :, None] == index[:, None, :]) & (index < length)[:, :, None]
+            operands = [delta, delta, meets.astype(delta.dtype)]
+        operands = [operand.reshape(shape) for operand, shape in zip(operands, self.shapes, strict=True)]
         return _einsum(self.labels, self.output, operands).reshape(self.element)
 
 
-def gram(form: GradientForm, leg: BoundLeg, symmetry: BoundSymmetry, n: int) -> Gram:
-    """Prepare the Gram of per-sample gradients of n samples along the axis of a leg."""
+def gram(form: GradientForm, leg: BoundLeg, symmetry: BoundSymmetry, n: int, per_sample: bool = False) -> Gram:
+    """Prepare the Gram of per-sample gradients of n samples along the axis of a leg: their sum, or each."""
     rank = symmetry.algebra.rank
     split = leg.blocks > 1
     labels: list[tuple[Label, ...]] = []
     shapes: list[tuple[int, ...]] = []
     for copy, position in enumerate((FIRST, SECOND)):
-        for owned in form.factors:
+        for owned in form.factors[:1] if form.rows is not None else form.factors:
             label: list[Label] = [SAMPLE] if form.positions == 1 else [SAMPLE, position]
             shape = [n] if form.positions == 1 else [n, form.positions]
             for axis in owned:
@@ -118,13 +165,17 @@ def gram(form: GradientForm, leg: BoundLeg, symmetry: BoundSymmetry, n: int) -> 
                     shape.append(form.shape[axis])
             labels.append(tuple(label))
             shapes.append(tuple(shape))
+    if form.rows is not None:
+        labels.append((SAMPLE,) if form.positions == 1 else (SAMPLE, FIRST, SECOND))
+        shapes.append((n,) if form.positions == 1 else (n, form.positions, form.positions))
     axis_labels: list[Label] = [] if leg.axis is None else [leg.axis, PRIMED]
-    output = (BLOCK,) * split + tuple(axis_labels[:rank])
-    return Gram(tuple(labels), tuple(shapes), output, symmetry.algebra.shape(leg.blocks, leg.size))
+    output = (SAMPLE,) * per_sample + (BLOCK,) * split + tuple(axis_labels[:rank])
+    element = (n,) * per_sample + symmetry.algebra.shape(leg.blocks, leg.size)
+    return Gram(form, tuple(labels), tuple(shapes), output, element)
 
 
-def _owned(labels: Sequence[int | None]) -> tuple[int, ...]:
-    return tuple(sorted(label for label in labels if label is not None and label < POSITION))
+def _owned(labels: Sequence[int]) -> tuple[int, ...]:
+    return tuple(sorted(label for label in labels if label < POSITION))
 
 
 def _signature(use: Use) -> tuple[tuple[int, ...], ...]:
@@ -133,20 +184,21 @@ def _signature(use: Use) -> tuple[tuple[int, ...], ...]:
 
 
 def _positions(use: Use) -> int:
-    return math.prod(
-        n for n, label in zip(use.shape, use.output, strict=True) if label is not None and label >= POSITION
-    )
+    return math.prod(n for n, label in zip(use.shape, use.output, strict=True) if label >= POSITION)
 
 
-def _canonical(array: Array, labels: Sequence[int | None], dtype: jnp.dtype) -> Array:
-    """(n, P, owned axes ascending): positions joined in the order of their labels, axes of length 1 dropped."""
-    positions = sorted(label for label in labels if label is not None and label >= POSITION)
+def _canonical(array: Array, labels: Sequence[int], dtype: jnp.dtype) -> Array:
+    """(n, P, owned axes ascending): positions joined in the order of their labels."""
+    positions = sorted(label for label in labels if label >= POSITION)
     owned = _owned(labels)
-    order = [1 + list(labels).index(label) for label in [*positions, *owned]]
-    units = [1 + place for place, label in enumerate(labels) if label is None]
-    arranged = array.transpose([0, *units, *order])
-    kept = arranged.shape[1 + len(units) + len(positions) :]
-    return arranged.reshape(len(array), -1, *kept).astype(dtype)
+    arranged = array.transpose([0, *(1 + list(labels).index(label) for label in [*positions, *owned])])
+    return arranged.reshape(len(array), -1, *arranged.shape[1 + len(positions) :]).astype(dtype)
+
+
+def _index(use: Use, index: Array) -> Array:
+    """(n, P): the index of every position."""
+    labels = use.other[:-1]
+    return index.transpose([0, *(1 + labels.index(label) for label in sorted(labels))]).reshape(len(index), -1)
 
 
 def _outer(form: GradientForm, use: Use, first: Array, second: Array) -> Array:

@@ -6,7 +6,7 @@ with E the mean over the N samples (1/N), each leg written as a matrix with its 
 """
 
 from collections.abc import Sequence
-from typing import overload
+from typing import Any, overload
 
 import equinox as eqx
 import jax
@@ -18,8 +18,9 @@ from .._parameters import accumulation_dtype, split
 from .._problem import Problem
 from .._symmetry import AbstractSymmetry, Bound, BoundExponential, BoundSymmetry, ExponentialSymmetry, Symmetry, bind
 from ._abstract import AbstractMoments
+from ._finite import require_finite_gradients
 from ._pass import gradient_grams
-from ._spectral import SpectralMoments, spectral_moments
+from ._spectral import SpectralMoments, spectral_moments, squares
 
 
 class Moments(AbstractMoments):
@@ -80,7 +81,8 @@ def noise_moments(
         a tuple of them for a sequence.
 
     Raises:
-        ValueError: on a Stream; if the loss is not a real scalar; if a leg does not fit params.
+        ValueError: on a population; if the loss is not a real scalar, or not finite for some sample, which is named
+            (outside `jit` and `vmap`, where numbers are known); if a leg does not fit params.
 
     Not checked: that the loss has the symmetry; that it treats samples independently.
 
@@ -103,21 +105,42 @@ def noise_moments(
         if isinstance(one, ExponentialSymmetry):
             one.require_matrix("noise_moments")
     moments = bound_moments(problem, params, tuple(bind(one, params) for one in symmetries))
+    require_finite_gradients(problem, params, moments)
     return moments if several else moments[0]
 
 
 @jit
 def bound_moments(problem: Problem, params: PyTree, symmetries: tuple[Bound, ...]) -> tuple[AbstractMoments, ...]:
     """`noise_moments` of symmetries that know their parameters; compiled once per problem, shapes and legs."""
+    return moments_and_mean(problem, params, symmetries)[0]
+
+
+@jit
+def moments_and_mean(
+    problem: Problem, params: PyTree, symmetries: tuple[Bound, ...]
+) -> tuple[tuple[AbstractMoments, ...], list[Array]]:
+    """The same, and ḡ, one array per parameter; zero where no symmetry acts."""
     of_legs = [symmetry for symmetry in symmetries if isinstance(symmetry, BoundSymmetry)]
     of_matrices = [symmetry for symmetry in symmetries if isinstance(symmetry, BoundExponential)]
     with jax.default_matmul_precision("highest"):
-        legs = iter(_leg_moments(problem, params, of_legs) if of_legs else ())
-        matrices = iter(spectral_moments(problem, params, of_matrices) if of_matrices else ())
-    return tuple(next(legs if isinstance(symmetry, BoundSymmetry) else matrices) for symmetry in symmetries)
+        leg_moments, mean = _leg_moments(problem, params, of_legs) if of_legs else ([], [])
+        matrix_moments, full_mean = spectral_moments(problem, params, of_matrices) if of_matrices else ([], mean)
+    legs, matrices = iter(leg_moments), iter(matrix_moments)
+    moments = [next(legs if isinstance(symmetry, BoundSymmetry) else matrices) for symmetry in symmetries]
+    return tuple(moments), full_mean
 
 
-def _leg_moments(problem: Problem, params: PyTree, symmetries: Sequence[BoundSymmetry]) -> list[Moments]:
+def of_gradient(symmetry: Bound, arrays: Sequence[Array]) -> Any:
+    """The Grams of a vector shaped like the parameters, in the form that the noise of moments has."""
+    if isinstance(symmetry, BoundExponential):
+        return squares(symmetry, jnp.concatenate([array.ravel() for array in arrays]))
+    with jax.default_matmul_precision("highest"):
+        return tuple(symmetry.public(gram) for gram in symmetry.grams(arrays).values())
+
+
+def _leg_moments(
+    problem: Problem, params: PyTree, symmetries: Sequence[BoundSymmetry]
+) -> tuple[list[Moments], list[Array]]:
     arrays, _ = split(params)
     wanted = [(leg, symmetry) for symmetry in symmetries for leg in symmetry.legs]
     dtype = accumulation_dtype([arrays[leg.index] for leg, _ in wanted])
@@ -126,7 +149,7 @@ def _leg_moments(problem: Problem, params: PyTree, symmetries: Sequence[BoundSym
     if problem.num_samples == 1:  # one sample has no noise, not even that of rounding
         seconds = [symmetry.algebra.gram(leg.to_matrix(means[leg.index])) for leg, symmetry in wanted]
     values = iter(seconds)
-    return [_moments(symmetry, [next(values) for _ in symmetry.legs], arrays, means) for symmetry in symmetries]
+    return [_moments(symmetry, [next(values) for _ in symmetry.legs], arrays, means) for symmetry in symmetries], means
 
 
 def _moments(symmetry: BoundSymmetry, seconds: list[Array], arrays: list[Array], means: list[Array]) -> Moments:

@@ -1,6 +1,9 @@
 """One pass over the data: the Grams of per-sample gradients, and the mean gradient, in chunks of bounded memory."""
 
+import math
+import warnings
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +11,66 @@ from jaxtyping import Array, PyTree
 
 from .._parameters import split
 from .._problem import Problem
-from .._symmetry import BoundSymmetry
-from .._symmetry._leg import BoundLeg
 from ._chunks import samples_in, sum_over_samples
-from ._gradients import GradientForm, gradient_form, gram, hold, total_gradient
-from ._taps import TappedLoss, tap
+from ._gradients import gram
+from ._memory import ESCAPED, FIXED, SAMPLE, bytes_per_sample
+from ._parts import LeafForm, Wanted, form_for, leaf_form
+from ._program import TappedLoss, tap
 
-Wanted = Sequence[tuple[BoundLeg, BoundSymmetry]]
+
+class Plan(NamedTuple):
+    """How the Grams that some legs want are computed; static.
+
+    Attributes:
+        tapped: the loss with taps.
+        forms: for each parameter that is wanted and used, how its gradient is held.
+        wanted: the legs, each with the symmetry whose algebra says what of a Gram is needed.
+        dtype: of the arithmetic after the backward pass.
+        total: N.
+        most: the largest number of samples in a chunk.
+        memory: an estimate of the temporary memory of a chunk, in bytes.
+    """
+
+    tapped: TappedLoss
+    forms: dict[int, LeafForm]
+    wanted: Wanted
+    dtype: jnp.dtype
+    total: int
+    most: int
+    memory: int
+
+    def factors(self, arrays: Sequence[Array], samples: PyTree) -> dict[int, list[list[Array]]]:
+        """The factors of the gradients of n samples, for each parameter."""
+        pairs, slots = jax.vmap(lambda sample: self.tapped.derivatives(arrays, sample))(samples)
+        return {leaf: form.hold(self.tapped.uses, pairs, slots, self.dtype) for leaf, form in self.forms.items()}
+
+
+def plan(problem: Problem, params: PyTree, wanted: Wanted, dtype: jnp.dtype) -> Plan:
+    """Read the loss and decide how each parameter's gradient is held, and how many samples at once."""
+    arrays, _ = split(params)
+    leaves = sorted({leg.index for leg, _ in wanted})
+    tapped = tap(problem, params, leaves)
+    forms = {leaf: leaf_form(tapped, leaf, arrays[leaf].shape, wanted) for leaf in leaves}
+    used = {leaf: form for leaf, form in forms.items() if form.parts}
+    _note(tapped, sorted({leg.name for leg, _ in wanted if leg.index not in used}))
+    count = problem.num_samples
+    activations, extra = _bytes(tapped, used, wanted, arrays, count, dtype)
+    most = samples_in(extra, count, activations)
+    return Plan(tapped, used, wanted, dtype, count, most, most * (activations + extra))
+
+
+def _note(tapped: TappedLoss, ignored: list[str]) -> None:
+    """Say where there can be no noise: it is no error, and seldom what was meant."""
+    if not tapped.varies:
+        warnings.warn(
+            "the loss does not depend on the sample, so it has no gradient noise; a loss of all data at once looks so "
+            "(expected loss(params, sample) of one sample).",
+            stacklevel=2,
+        )
+    elif ignored:
+        warnings.warn(
+            f"the loss does not depend on {', '.join(ignored)}, so there is no gradient noise there.", stacklevel=2
+        )
 
 
 def gradient_grams(
@@ -32,56 +88,60 @@ def gradient_grams(
         Grams of the internal shape, with the block axis in front, and mean gradients shaped like the parameters.
     """
     arrays, _ = split(params)
-    leaves = sorted({leg.index for leg, _ in wanted})
-    tapped = tap(problem, params, leaves)
-    forms = {leaf: _form(tapped, leaf, arrays[leaf].shape) for leaf in leaves}
-    used = {leaf for leaf, form in forms.items() if form is not None}  # the loss depends on these
+    made = plan(problem, params, wanted, dtype)
 
     def sums(samples: PyTree) -> tuple[dict[int, Array], dict[int, Array]]:
-        n = jax.tree_util.tree_leaves(samples)[0].shape[0]
-        pairs, slots = jax.vmap(lambda sample: tapped.derivatives(arrays, sample))(samples)
-        factors = {}
-        for leaf, form in forms.items():
-            if leaf in tapped.escaped:
-                factors[leaf] = [slots[tapped.escaped.index(leaf)][:, None].astype(dtype)]
-            elif form is not None:
-                uses, mine = [tapped.uses[i] for i in form.uses], [pairs[i] for i in form.uses]
-                factors[leaf] = hold(form, uses, mine, dtype)
+        factors = made.factors(arrays, samples)
         grams = {
-            place: gram(form, leg, symmetry, n)(factors[leg.index])
+            place: made.forms[leg.index].gram(leg, symmetry, factors[leg.index])
             for place, (leg, symmetry) in enumerate(wanted)
-            if (form := forms[leg.index]) is not None
+            if leg.index in made.forms
         }
-        return grams, {leaf: total_gradient(form, factors[leaf]) for leaf, form in forms.items() if form is not None}
+        return grams, {leaf: form.total(factors[leaf]) for leaf, form in made.forms.items()}
 
-    count = problem.num_samples
-    grams, gradients = sum_over_samples(sums, problem.data, count, _chunk(forms, wanted, arrays, count, dtype))
+    count = made.total
+    grams, gradients = sum_over_samples(sums, problem.data, count, made.most)
     seconds = [
-        grams[place] / count if leg.index in used else jnp.zeros(symmetry.algebra.shape(leg.blocks, leg.size), dtype)
+        grams[place] / count if place in grams else jnp.zeros(symmetry.algebra.shape(leg.blocks, leg.size), dtype)
         for place, (leg, symmetry) in enumerate(wanted)
     ]
-    means = [gradients[i] / count if i in used else jnp.zeros(a.shape, dtype) for i, a in enumerate(arrays)]
+    means = [gradients[i] / count if i in gradients else jnp.zeros(a.shape, dtype) for i, a in enumerate(arrays)]
     return seconds, means
 
 
-def _form(tapped: TappedLoss, leaf: int, shape: tuple[int, ...]) -> GradientForm | None:
-    """How to hold the gradient of a parameter; None if the loss does not depend on it."""
-    places = [place for place, use in enumerate(tapped.uses) if use.leaf == leaf]
-    if not places and leaf not in tapped.escaped:
-        return None
-    return gradient_form(shape, [tapped.uses[place] for place in places], places)
-
-
-def _chunk(
-    forms: dict[int, GradientForm | None], wanted: Wanted, arrays: list[Array], count: int, dtype: jnp.dtype
-) -> int:
-    """How many samples to take at once so that what is not an activation stays below CHUNK_BYTES."""
-    dense = sum(
-        count * arrays[leaf].size * dtype.itemsize for leaf, form in forms.items() if form is not None and form.is_dense
-    )
+def _bytes(
+    tapped: TappedLoss,
+    forms: dict[int, LeafForm],
+    wanted: Wanted,
+    arrays: Sequence[Array],
+    count: int,
+    dtype: jnp.dtype,
+) -> tuple[int, int]:
+    """Bytes per sample of the activations, and of what else one pass holds."""
+    inputs = range(len(tapped.jaxpr.jaxpr.invars))
+    depends = [SAMPLE if i >= len(arrays) else ESCAPED if i in tapped.escaped else FIXED for i in inputs]
+    activations, escaped, _ = bytes_per_sample(tapped.jaxpr.jaxpr, depends)
+    if tapped.escaped:  # one parameter per sample, and so all that is made of it, forward and backward
+        escaped += sum(arrays[leaf].nbytes for leaf in tapped.escaped)
+    numbers = sum(_beyond_activations(tapped, form) for form in forms.values())
     intermediates = [
-        gram(form, leg, symmetry, count).largest() * dtype.itemsize
+        max(gram(form_for(part, leg, symmetry), leg, symmetry, count).largest() for part in forms[leg.index].forms)
         for leg, symmetry in wanted
-        if (form := forms[leg.index]) is not None
+        if leg.index in forms
     ]
-    return samples_in(max(dense, *intermediates) // count, count)
+    return activations, 2 * escaped + (numbers + max(intermediates, default=0) // count) * dtype.itemsize
+
+
+def _beyond_activations(tapped: TappedLoss, form: LeafForm) -> int:
+    """How many numbers per sample the factors of a gradient are, where they are larger than activations."""
+    numbers = 0
+    for part in form.parts:
+        uses = [tapped.uses[place] for place in part.uses]
+        if part.is_dense:
+            numbers += math.prod(part.shape)
+        for use in uses:
+            if use.kind == "convolution":
+                numbers += part.numbers_per_sample()
+            if use.kind == "rows":
+                numbers += part.positions * (part.positions + (part.shape[use.other[-1]] if part.rows is None else 0))
+    return numbers + (form.joint.numbers_per_sample() if form.joint is not None else 0)

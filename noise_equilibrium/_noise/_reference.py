@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._numbers import jit
+from .._numbers import cast, jit
 from .._parameters import flatten, split
 from .._problem import Problem
 from .._symmetry import Symmetry
+from ._batch import batch_factor
+from ._finite import require_finite_gradients
 from ._moments import Moments
 
 
@@ -18,7 +20,9 @@ def per_sample_gradients(problem: Problem, params: PyTree) -> list[Array]:
     return list(jax.vmap(gradient, in_axes=(None, 0))(arrays, problem.data))
 
 
-def gradient_covariance(problem: Problem, params: PyTree) -> Float[Array, "P P"]:
+def gradient_covariance(
+    problem: Problem, params: PyTree, *, batch_size: int = 1, replacement: bool = True
+) -> Float[Array, "P P"]:
     """Σ(θ) = (1/N) Σ_i g_i g_iᵀ − ḡ ḡᵀ, the dense gradient-noise covariance of the data loss.
 
     The readable reference for everything that works without it: P × P numbers, and N × P for the gradients.
@@ -26,12 +30,15 @@ def gradient_covariance(problem: Problem, params: PyTree) -> Float[Array, "P P"]
     Args:
         problem: a finite problem of N samples; its weight decay plays no part.
         params: the parameters, any pytree of P numbers.
+        batch_size: S; the covariance is that of a minibatch gradient, Σ/S.
+        replacement: whether the samples of a batch are independent draws; if not, Σ/S × (N − S)/(N − 1).
 
     Returns:
-        The covariance for batch size 1; rows and columns in the order of `flatten`.
+        The covariance; rows and columns in the order of `flatten`.
 
     Raises:
-        ValueError: on a Stream, or if the loss is not a real scalar.
+        ValueError: on a population; if the loss is not a real scalar, or not finite for some sample; for a batch that
+            does not fit the data.
 
     Example:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
@@ -40,7 +47,10 @@ def gradient_covariance(problem: Problem, params: PyTree) -> Float[Array, "P P"]
         [[1.0, 0.0], [0.0, 0.0]]
     """
     problem.require_finite("gradient_covariance")
-    return _gradient_covariance(problem, params)
+    factor = batch_factor(problem.num_samples, batch_size, replacement)
+    covariance = _gradient_covariance(problem, params)
+    require_finite_gradients(problem, params, covariance)
+    return covariance if factor == 1 else cast(factor, covariance) * covariance
 
 
 @jit

@@ -42,8 +42,8 @@ class SpectralMoments(AbstractMoments):
 
 def spectral_moments(
     problem: Problem, params: PyTree, symmetries: Sequence[BoundExponential]
-) -> tuple[SpectralMoments, ...]:
-    """The moments along several generators, from one pass over the per-sample gradients.
+) -> tuple[list[SpectralMoments], list[Array]]:
+    """The moments along several generators, and ḡ, from one pass over the per-sample gradients.
 
     A matrix-free A has one entry of power 1, which holds θᵀAθ, Tr[ΣA] and ḡᵀAḡ, of either sign.
     """
@@ -56,25 +56,27 @@ def spectral_moments(
 
     def sums(samples: PyTree) -> tuple[list[Array], Array]:
         gradients = jax.vmap(gradient)(samples)
-        squares = [jnp.sum(jax.vmap(lambda g, s=s: _squares(s, g))(gradients), axis=0) for s in symmetries]
-        return squares, jnp.sum(gradients, axis=0)
+        seconds = [jnp.sum(jax.vmap(lambda g, s=s: squares(s, g))(gradients), axis=0) for s in symmetries]
+        return seconds, jnp.sum(gradients, axis=0)
 
     count = problem.num_samples
     most = samples_in(4 * theta.size * dtype.itemsize, count)  # the gradients, their coordinates, and as much again
-    squares, total = sum_over_samples(sums, problem.data, count, most)
+    seconds, total = sum_over_samples(sums, problem.data, count, most)
     mean = total / count
-    return tuple(
+    moments = [
         SpectralMoments(
-            weight=_squares(symmetry, theta),
-            noise=jnp.zeros_like(second) if count == 1 else second / count - _squares(symmetry, mean),
-            mean=_squares(symmetry, mean),
+            weight=squares(symmetry, theta),
+            noise=jnp.zeros_like(second) if count == 1 else second / count - squares(symmetry, mean),
+            mean=squares(symmetry, mean),
             powers=jnp.ones(1, dtype) if symmetry.powers is None else cast(symmetry.powers, theta),
         )
-        for symmetry, second in zip(symmetries, squares, strict=True)
-    )
+        for symmetry, second in zip(symmetries, seconds, strict=True)
+    ]
+    return moments, split(flatten([array.astype(dtype) for array in arrays])[1](mean))[0]
 
 
-def _squares(symmetry: BoundExponential, vector: Float[Array, " P"]) -> Array:
+def squares(symmetry: BoundExponential, vector: Float[Array, " P"]) -> Array:
+    """(n_iᵀv)² for every eigenvector; vᵀAv alone for a matrix-free A."""
     if symmetry.function is not None:
         return jnp.vdot(vector, symmetry.apply(vector), precision=jax.lax.Precision.HIGHEST)[None]
     return symmetry.coordinates(vector) ** 2

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._numbers import cast
 from .._parameters import flatten
+from .._population import pure
 from ._symmetry import AbstractSymmetry
 
 MatrixFree = Callable[..., Any]  # v ↦ Av on flat vectors
@@ -159,8 +160,7 @@ def exponential_symmetry(A: Any) -> ExponentialSymmetry:
         5.0
     """
     if callable(A):
-        is_plain = jax.tree_util.all_leaves([A])
-        return ExponentialSymmetry(None, None, jax.tree_util.Partial(A) if is_plain else A)
+        return ExponentialSymmetry(None, None, pure(A, "v ↦ Av"))
     shape = np.shape(A)
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
         raise ValueError(f"A has shape {shape}; expected a square matrix, or a function v ↦ Av.")

@@ -1,0 +1,283 @@
+"""Moments of parts of the data, which add up: for data that do not fit at once, and for estimates with error bars."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from .._numbers import jit
+from .._problem import Problem
+from .._symmetry import AbstractSymmetry, Bound, BoundExponential, bind
+from ._abstract import AbstractMoments
+from ._finite import require_finite_gradients
+from ._moments import moments_and_mean, of_gradient
+
+
+class PartialMoments(eqx.Module):
+    """The noise moments of a part of the data; `+` gives those of two parts together, exactly.
+
+    Attributes:
+        parts: for each symmetry the moments of the part, centred at its own mean gradient, with 1/n.
+        gradient: the mean gradient of the part, one array per parameter.
+        count: n, the number of samples.
+        symmetries: the symmetries, bound to the parameters.
+    """
+
+    parts: tuple[AbstractMoments, ...]
+    gradient: list[Array]
+    count: Array
+    symmetries: tuple[Bound, ...]
+    several: bool = eqx.field(static=True)
+
+    def __add__(self, other: Any) -> "PartialMoments":
+        if isinstance(other, int) and other == 0:  # what `sum` starts from
+            return self
+        if not isinstance(other, PartialMoments):
+            return NotImplemented
+        if not _alike(self, other):
+            raise ValueError(
+                "the two parts are of different symmetries or parameters; expected parts that partial_moments made "
+                "from the same params and symmetry on different samples."
+            )
+        return _together(self, other)
+
+    __radd__ = __add__
+
+    def moments(self, unbiased: bool = False) -> AbstractMoments | tuple[AbstractMoments, ...]:
+        """The moments of all samples so far: what `noise_moments` gives for them at once, to rounding.
+
+        Args:
+            unbiased: regard the samples as independent draws from a population, and estimate its moments without bias:
+                noise × n/(n − 1), and the Grams of the mean gradient less noise/n. Needs n ≥ 2.
+
+        Returns:
+            Moments; a tuple of them if the parts were made for a sequence of symmetries.
+
+        Raises:
+            ValueError: if unbiased and n < 2.
+        """
+        if unbiased and not isinstance(self.count, jax.core.Tracer) and int(self.count) < 2:
+            raise ValueError("an unbiased estimate needs at least 2 samples, and this part holds 1.")
+        parts = tuple(_unbiased(part, self.count) for part in self.parts) if unbiased else self.parts
+        return parts if self.several else parts[0]
+
+
+class MomentEstimate(eqx.Module):
+    """The noise moments of a population, estimated from a sample of it.
+
+    Attributes:
+        value: unbiased estimates.
+        standard_error: their standard errors, entry by entry, in the same form; of the weights, which are no
+            estimates, 0.
+        count: n, the number of samples.
+        batches: the number of batches whose differences the standard errors are measured from.
+
+    `value` and `standard_error` are tuples if the symmetry was a sequence.
+    """
+
+    value: Any
+    standard_error: Any
+    count: Array
+    batches: int = eqx.field(static=True)
+
+
+def partial_moments(
+    problem: Problem, params: PyTree, symmetry: AbstractSymmetry | Sequence[AbstractSymmetry]
+) -> PartialMoments:
+    """The noise moments of a part of the data, to be added to those of other parts.
+
+        noise = Σ w_b noise_b + Σ w_b Gram(ḡ_b − ḡ),    w_b = n_b/n,    ḡ = Σ w_b ḡ_b.
+
+    For a data loader: `sum(partial_moments(Problem(loss, batch), params, symmetry) for batch in loader).moments()`.
+    Batches of one size are compiled once.
+
+    Args:
+        problem: a finite problem, whose data are the part.
+        params: the parameters, the same for all parts.
+        symmetry: as for `noise_moments`.
+
+    Raises:
+        ValueError: as `noise_moments`.
+
+    Not checked: that parts do not overlap.
+
+    Example:
+        >>> import jax.numpy as jnp, noise_equilibrium as ne
+        >>> loss = lambda p, z: p["u"] * p["w"] * z
+        >>> params, symmetry = {"u": jnp.array(2.0), "w": jnp.array(3.0)}, ne.scaling()
+        >>> batches = [jnp.array([1.0, -1.0]), jnp.array([3.0])]
+        >>> parts = [ne.partial_moments(ne.Problem(loss, batch), params, symmetry) for batch in batches]
+        >>> float(sum(parts).moments().noise_plus)  # (u² + w²) Var z
+        34.666...
+    """
+    problem.require_finite("partial_moments")
+    several = not isinstance(symmetry, AbstractSymmetry)
+    symmetries = tuple(bind(one, params) for one in (symmetry if several else [symmetry]))
+    if not symmetries:
+        raise ValueError("symmetry is an empty sequence; expected at least one.")
+    parts, gradient = moments_and_mean(problem, params, symmetries)
+    require_finite_gradients(problem, params, parts)
+    return PartialMoments(parts, gradient, jnp.asarray(problem.num_samples), symmetries, several)
+
+
+def estimate_moments(
+    problem: Problem,
+    params: PyTree,
+    symmetry: AbstractSymmetry | Sequence[AbstractSymmetry],
+    *,
+    batches: int = 32,
+) -> MomentEstimate:
+    """Unbiased estimates of the noise moments of a population, with standard errors.
+
+    For a Stream: `estimate_moments(problem.sampled(key, n), params, symmetry)`. Its samples are cut into batches, and
+    the standard errors are those of the jackknife over batches; their own relative error is about 1/√(2·batches).
+
+    Args:
+        problem: a finite problem, whose samples are independent draws.
+        params: the parameters, any pytree.
+        symmetry: as for `noise_moments`.
+        batches: how many batches, at least 2, and of at least one sample each.
+
+    Raises:
+        ValueError: as `noise_moments`; for batches that the samples do not suffice for.
+
+    Source: theory, "Estimates from a sample".
+    """
+    problem.require_finite("estimate_moments")
+    count = problem.num_samples
+    if not hasattr(batches, "__index__") or not 2 <= batches <= count:
+        raise ValueError(f"batches is {batches} and there are {count} samples; expected from 2 to that many batches.")
+    edges = [count * b // batches for b in range(batches + 1)]
+    parts = [
+        partial_moments(
+            Problem(problem.loss, jax.tree_util.tree_map(lambda leaf, a=a, b=b: leaf[a:b], problem.data)),
+            params,
+            symmetry,
+        )
+        for a, b in itertools.pairwise(edges)
+    ]
+    return combine_moments(parts)
+
+
+def combine_moments(parts: Sequence[PartialMoments]) -> MomentEstimate:
+    """Unbiased estimates of the moments of a population, from independent batches of its samples.
+
+    Args:
+        parts: what `partial_moments` gives for each batch; at least two.
+
+    Raises:
+        ValueError: for fewer than two parts, or parts of different symmetries or parameters.
+
+    Source: theory, "Estimates from a sample"; the jackknife over batches.
+    """
+    parts = list(parts)
+    if len(parts) < 2:
+        raise ValueError(f"got {len(parts)} parts; expected at least 2 independent batches for a standard error.")
+    if not all(_alike(parts[0], part) for part in parts[1:]):
+        raise ValueError(
+            "the parts are of different symmetries or parameters; expected parts that partial_moments made from the "
+            "same params and symmetry on different samples."
+        )
+    stacked = jax.tree_util.tree_map(lambda *leaves: jnp.stack(leaves), *[_numbers(part) for part in parts])
+    value, error, count = _jackknife(stacked, parts[0].parts, parts[0].symmetries)
+    several = parts[0].several
+    return MomentEstimate(value if several else value[0], error if several else error[0], count, len(parts))
+
+
+def _alike(first: PartialMoments, second: PartialMoments) -> bool:
+    """Whether two parts have the same structure, shapes and weights, where those are known."""
+    if first.several != second.several or len(first.symmetries) != len(second.symmetries):
+        return False
+    for one, two in zip(first.symmetries, second.symmetries, strict=True):
+        if not isinstance(one, BoundExponential) and one != two:
+            return False
+    ours, theirs = ([part.weight for part in side.parts] for side in (first, second))
+    if jax.tree_util.tree_structure(ours) != jax.tree_util.tree_structure(theirs):
+        return False
+    pairs = list(zip(jax.tree_util.tree_leaves(ours), jax.tree_util.tree_leaves(theirs), strict=True))
+    known = [pair for pair in pairs if not any(isinstance(leaf, jax.core.Tracer) for leaf in pair)]
+    return all(a.shape == b.shape for a, b in pairs) and all(np.allclose(a, b, equal_nan=True) for a, b in known)
+
+
+def _numbers(part: PartialMoments) -> tuple[list[Any], list[Array], Array]:
+    return [moments.noise for moments in part.parts], part.gradient, part.count
+
+
+@jit
+def _together(first: PartialMoments, second: PartialMoments) -> PartialMoments:
+    """The parallel update of Chan, Golub and LeVeque (1979): no difference of large sums."""
+    count = first.count + second.count
+    dtype = first.gradient[0].dtype
+    share = (second.count / count).astype(dtype)
+    step = [b - a for a, b in zip(first.gradient, second.gradient, strict=True)]
+    gradient = [a + share.astype(a.dtype) * d for a, d in zip(first.gradient, step, strict=True)]
+    parts = []
+    for a, b, symmetry in zip(first.parts, second.parts, first.symmetries, strict=True):
+        between = of_gradient(symmetry, step)
+        noise = jax.tree_util.tree_map(
+            lambda x, y, z: _lerp(x, y, share) + (share * (1 - share)).astype(z.dtype) * z, a.noise, b.noise, between
+        )
+        parts.append(_with(a, noise, of_gradient(symmetry, gradient)))
+    return PartialMoments(tuple(parts), gradient, count, first.symmetries, first.several)
+
+
+@jit
+def _jackknife(
+    stacked: tuple[list[Any], list[Array], Array],
+    templates: tuple[AbstractMoments, ...],
+    symmetries: tuple[Bound, ...],
+) -> tuple[tuple[AbstractMoments, ...], tuple[AbstractMoments, ...], Array]:
+    noises, gradients, counts = stacked
+    total = jnp.sum(counts)
+    batches = len(counts)
+
+    def weighted(values: Array, weights: Array) -> Array:
+        return jnp.tensordot(weights.astype(values.dtype), values, axes=1, precision=jax.lax.Precision.HIGHEST)
+
+    middle = [weighted(g, counts / total) for g in gradients]
+
+    def of_all_but(left_out: Float[Array, " batches"]) -> list[tuple[Any, Any]]:
+        """The unbiased noise and mean Grams of the batches that are kept, centred near their mean."""
+        kept = counts * (1 - left_out)
+        size = jnp.sum(kept)
+        shift = [weighted(g - m, kept / size) for g, m in zip(gradients, middle, strict=True)]
+        results = []
+        for symmetry, noise, template in zip(symmetries, noises, templates, strict=True):
+            centred = [g - m - d for g, m, d in zip(gradients, middle, shift, strict=True)]
+            spread = jax.lax.map(lambda each, s=symmetry: of_gradient(s, each), centred)
+            within = jax.tree_util.tree_map(lambda a, b: weighted(a + b, kept / size), noise, spread)
+            mean = of_gradient(symmetry, [m + d for m, d in zip(middle, shift, strict=True)])
+            unbiased = _unbiased(_with(template, within, mean), size)
+            results.append((unbiased.noise, unbiased.mean))
+        return results
+
+    everything = of_all_but(jnp.zeros(batches))
+    each = jax.lax.map(of_all_but, jnp.eye(batches))
+    spread = jax.tree_util.tree_map(lambda x: jnp.sqrt((batches - 1) * jnp.var(x, axis=0)), each)
+    value = tuple(_with(t, *pair) for t, pair in zip(templates, everything, strict=True))
+    error = tuple(
+        eqx.tree_at(lambda m: m.weight, _with(t, *pair), jax.tree_util.tree_map(jnp.zeros_like, t.weight))
+        for t, pair in zip(templates, spread, strict=True)
+    )
+    return value, error, total
+
+
+def _unbiased(moments: AbstractMoments, count: Array) -> AbstractMoments:
+    """n/(n − 1) of the noise, and the Grams of the mean gradient less noise/n."""
+    noise = jax.tree_util.tree_map(lambda x: (count / (count - 1)).astype(x.dtype) * x, moments.noise)
+    mean = jax.tree_util.tree_map(lambda m, x: m - x / count.astype(x.dtype), moments.mean, noise)
+    return _with(moments, noise, mean)
+
+
+def _with(moments: AbstractMoments, noise: Any, mean: Any) -> AbstractMoments:
+    return eqx.tree_at(lambda m: (m.noise, m.mean), moments, (noise, mean))
+
+
+def _lerp(first: Array, second: Array, share: Array) -> Array:
+    return first + share.astype(first.dtype) * (second - first)

@@ -1,0 +1,166 @@
+"""The gradient of one parameter as the sum of the gradients of its parts.
+
+A parameter is one part, unless slices of it are used: the layers of a stack, the queries, keys and values of a fused
+projection. Grams of parts that do not overlap add up, for legs that see each part's axis in full; otherwise the parts
+are brought to the shape of the parameter and joined.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from .._symmetry import BoundSymmetry
+from .._symmetry._leg import BoundLeg
+from ._gradients import GradientForm, dense_form, gradient_form, gram, hold, one_hot, total_gradient
+from ._program import TappedLoss, Use, Window
+
+Wanted = Sequence[tuple[BoundLeg, BoundSymmetry]]
+
+
+class LeafForm(NamedTuple):
+    """How the per-sample gradient of one parameter is held; static.
+
+    Attributes:
+        leaf: which parameter.
+        shape: its shape.
+        parts: how the gradients of its parts are held; none if the loss does not depend on the parameter.
+        joint: how all of it is held, where the Grams of the parts do not add up.
+        slot: its place among the parameters that are tapped at themselves, if it is one.
+    """
+
+    leaf: int
+    shape: tuple[int, ...]
+    parts: tuple[GradientForm, ...]
+    joint: GradientForm | None
+    slot: int | None
+
+    @property
+    def forms(self) -> tuple[GradientForm, ...]:
+        """What the factors are held as."""
+        return self.parts if self.joint is None else (self.joint,)
+
+    def hold(
+        self,
+        uses: Sequence[Use],
+        pairs: Sequence[tuple[Array, Array]],
+        slots: Sequence[Array],
+        dtype: jnp.dtype,
+    ) -> list[list[Array]]:
+        """The factors of each form, from what the tapped loss returns for n samples."""
+        if self.slot is not None:
+            return [[slots[self.slot][:, None].astype(dtype)]]
+        factors = [
+            hold(part, [uses[place] for place in part.uses], [pairs[place] for place in part.uses], dtype)
+            for part in self.parts
+        ]
+        return factors if self.joint is None else [self._joined(self.joint, factors)]
+
+    def total(self, factors: Sequence[Sequence[Array]]) -> Array:
+        """Σ_i g_i, of the shape of the parameter."""
+        totals = [
+            _embedded(total_gradient(form, held), {axis: axis for axis in range(len(self.shape))}, form.windows)
+            for form, held in zip(self.forms, factors, strict=True)
+        ]
+        return sum(totals[1:], totals[0])
+
+    def gram(
+        self, leg: BoundLeg, symmetry: BoundSymmetry, factors: Sequence[Sequence[Array]], per_sample: bool = False
+    ) -> Array:
+        """The Gram of the gradients for a leg: its sum over the samples, or one per sample."""
+        grams = [
+            gram(form_for(form, leg, symmetry), leg, symmetry, len(held[0]), per_sample)(
+                factors_for(form, leg, symmetry, held)
+            )
+            for form, held in zip(self.forms, factors, strict=True)
+        ]
+        return sum(grams[1:], grams[0])
+
+    def _joined(self, joint: GradientForm, factors: Sequence[Sequence[Array]]) -> list[Array]:
+        """The factors of the parts, brought to the shape of the parameter and joined along the positions."""
+        if joint.is_dense:
+            grown = []
+            for part, held in zip(self.parts, factors, strict=True):
+                full = held[0][:, 0] if part.is_dense else _per_sample(part, held)
+                grown.append(_embedded(full, {1 + axis: axis for axis in range(len(self.shape))}, part.windows))
+            return [sum(grown[1:], grown[0])[:, None]]
+        columns = []
+        for place, owned in enumerate(joint.factors):
+            axes = {2 + position: axis for position, axis in enumerate(owned)}
+            grown = [_embedded(held[place], axes, part.windows) for part, held in zip(self.parts, factors, strict=True)]
+            columns.append(jnp.concatenate(grown, axis=1))
+        return columns
+
+
+def leaf_form(tapped: TappedLoss, leaf: int, shape: tuple[int, ...], wanted: Wanted) -> LeafForm:
+    """Choose how to hold the gradient of a parameter for the legs that want it."""
+    if leaf in tapped.escaped:
+        return LeafForm(leaf, shape, (dense_form(shape),), None, tapped.escaped.index(leaf))
+    places: dict[tuple[Window, ...], list[int]] = {}
+    for place, use in enumerate(tapped.uses):
+        if use.view.leaf == leaf:
+            places.setdefault(use.view.windows, []).append(place)
+    parts = []
+    for windows, mine in places.items():
+        sizes = {window.label: window.size for window in windows}
+        part = tuple(sizes.get(axis, n) for axis, n in enumerate(shape))
+        parts.append(gradient_form(part, [tapped.uses[place] for place in mine], mine))
+    legs = [(leg, symmetry) for leg, symmetry in wanted if leg.index == leaf]
+    return LeafForm(leaf, shape, tuple(parts), None if _add_up(parts, legs) else _joint(shape, parts), None)
+
+
+def form_for(form: GradientForm, leg: BoundLeg, symmetry: BoundSymmetry) -> GradientForm:
+    """The form of a Gram: rows that a leg tells apart are written out."""
+    return form._replace(rows=None) if _tells_rows_apart(form, leg, symmetry) else form
+
+
+def factors_for(
+    form: GradientForm, leg: BoundLeg, symmetry: BoundSymmetry, factors: Sequence[Array]
+) -> Sequence[Array]:
+    """The factors of such a form."""
+    if not _tells_rows_apart(form, leg, symmetry):
+        return factors
+    assert form.rows is not None
+    return [factors[0], one_hot(factors[1], form.shape[form.rows], factors[0].dtype)]
+
+
+def _tells_rows_apart(form: GradientForm, leg: BoundLeg, symmetry: BoundSymmetry) -> bool:
+    return form.rows is not None and leg.axis == form.rows and (symmetry.algebra.rank > 0 or leg.blocks > 1)
+
+
+def _add_up(parts: Sequence[GradientForm], legs: Wanted) -> bool:
+    """Whether the Grams of the parts add up to that of the parameter, for all of these legs."""
+    if not any(part.windows for part in parts):
+        return True
+    seen = {window.label for part in parts for window in part.windows}
+    apart = all(_disjoint(a.windows, b.windows) for a, b in itertools.combinations(parts, 2))
+    whole = all(leg.axis not in seen or (symmetry.algebra.rank == 0 and leg.blocks == 1) for leg, symmetry in legs)
+    return apart and whole
+
+
+def _disjoint(first: Sequence[Window], second: Sequence[Window]) -> bool:
+    return any(a.label == b.label and not {*a.entries()} & {*b.entries()} for a in first for b in second)
+
+
+def _joint(shape: tuple[int, ...], parts: Sequence[GradientForm]) -> GradientForm:
+    uses = tuple(place for part in parts for place in part.uses)
+    if len({part.factors for part in parts}) > 1 or any(part.rows is not None or part.is_dense for part in parts):
+        return dense_form(shape, uses)
+    return GradientForm(shape, parts[0].factors, sum(part.positions for part in parts), uses)
+
+
+def _per_sample(part: GradientForm, factors: Sequence[Array]) -> Array:
+    """(n, *part): the gradients themselves."""
+    return jax.vmap(lambda *held: total_gradient(part, [factor[None] for factor in held]))(*factors)
+
+
+def _embedded(array: Array, axes: dict[int, int], windows: Sequence[Window]) -> Array:
+    """An array with the axes of a part, brought to the lengths of the parameter; `axes` maps places to labels."""
+    for window in windows:
+        for place, label in axes.items():
+            if label == window.label:
+                array = window.pull(array, place, None)
+    return array

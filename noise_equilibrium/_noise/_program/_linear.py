@@ -1,0 +1,161 @@
+"""Equations whose result is linear in a parameter, axis by axis: moved, added, scaled, sliced, joined, of low rank."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jax.extend import core
+
+from ._actions import Derived, Fact, Viewed, aval, read
+from ._views import Diagonal, Placed, Product, Reversed, Scale, View, Window, regrouped
+
+
+def rearranged(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
+    """The same entries in another order of axes, another shape or another precision."""
+    source, target = aval(eqn.invars[0]), aval(eqn.outvars[0])
+    if len(eqn.invars) != 1 or not jnp.issubdtype(target.dtype, jnp.floating):
+        return None
+    name = eqn.primitive.name
+    derived = []
+    for place, view in enumerate(facts[0].views):
+        if name == "transpose":
+            order = read(eqn, "permutation", tuple)
+            axes = None if order is None else tuple(view.axes[axis] for axis in order)
+        elif source.size != target.size or (name == "reshape" and eqn.params.get("dimensions") is not None):
+            return None
+        else:  # these keep the order of the entries
+            axes = regrouped(view.axes, target.shape)
+        if axes is None:
+            return None
+        derived.append(Derived(view._replace(axes=axes), 0, place))
+    return Viewed((tuple(derived),))
+
+
+def added(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
+    shape = aval(eqn.outvars[0]).shape
+    derived = []
+    for operand, fact in enumerate(facts):
+        if fact.varies or (fact.views and aval(eqn.invars[operand]).shape != shape):
+            return None
+        for place, view in enumerate(fact.views):
+            negative = operand == 1 and eqn.primitive.name == "sub"
+            derived.append(Derived(view.mapped(Scale(-1)) if negative else view, operand, place))
+    return Viewed((tuple(derived),))
+
+
+def negated(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed:
+    return Viewed((tuple(Derived(view.mapped(Scale(-1)), 0, place) for place, view in enumerate(facts[0].views)),))
+
+
+def scaled(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
+    """A parameter times or divided by a constant, or one constant per entry of one axis."""
+    divides = eqn.primitive.name == "div"
+    mine = 0 if facts[0].views else 1
+    factor = aval(eqn.invars[1 - mine])
+    if facts[1 - mine].views or facts[1 - mine].varies or (divides and mine == 1):
+        return None
+    if aval(eqn.invars[mine]).shape != aval(eqn.outvars[0]).shape:
+        return None
+    proper = [axis for axis, n in enumerate(factor.shape) if n != 1]
+    derived = []
+    for place, view in enumerate(facts[mine].views):
+        if not proper:
+            new = view.mapped(Scale(-1, divides))
+        elif len(proper) == 1 and (label := view.whole(proper[0])) is not None:
+            new = view.mapped(Diagonal(label, divides), proper[0])
+        else:
+            return None
+        derived.append(Derived(new, mine, place, 1 - mine))
+    return Viewed((tuple(derived),))
+
+
+def sliced(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
+    starts, limits = read(eqn, "start_indices", tuple), read(eqn, "limit_indices", tuple)
+    if starts is None or limits is None:
+        return None
+    strides = read(eqn, "strides", tuple) or (1,) * len(starts)
+    return _windowed(eqn, facts, [list(zip(starts, limits, strides, strict=True))])
+
+
+def split(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
+    sizes, axis = read(eqn, "sizes", tuple), read(eqn, "axis", int)
+    if sizes is None or axis is None:
+        return None
+    shape = aval(eqn.invars[0]).shape
+    parts, start = [], 0
+    for size in map(int, sizes):
+        part = [(0, n, 1) for n in shape]
+        part[axis] = (start, start + size, 1)
+        parts.append(part)
+        start += size
+    return _windowed(eqn, facts, parts)
+
+
+def _windowed(
+    eqn: core.JaxprEqn, facts: Sequence[Fact], parts: Sequence[Sequence[tuple[int, int, int]]]
+) -> Viewed | None:
+    """Parts of a value, each given by (start, limit, stride) for every axis."""
+    shape = aval(eqn.invars[0]).shape
+    results = []
+    for part in parts:
+        derived = []
+        for place, view in enumerate(facts[0].views):
+            for axis, (start, limit, stride) in enumerate(part):
+                size, full = len(range(start, limit, stride)), shape[axis]
+                if size != full:
+                    label = view.whole(axis)
+                    if label is None or size == 0:
+                        return None
+                    view = view.mapped(Window(label, start, size, stride, full), axis)
+            derived.append(Derived(view, 0, place))
+        results.append(tuple(derived))
+    return Viewed(tuple(results))
+
+
+def joined(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
+    axis = read(eqn, "dimension", int)
+    if axis is None or any(fact.varies for fact in facts):
+        return None
+    full, start, derived = aval(eqn.outvars[0]).shape[axis], 0, []
+    for operand, fact in enumerate(facts):
+        size = aval(eqn.invars[operand]).shape[axis]
+        for place, view in enumerate(fact.views):
+            label = view.whole(axis) if view.axes[axis] else None
+            if label is None:
+                return None
+            derived.append(Derived(view.mapped(Placed(label, start, size, full), axis), operand, place))
+        start += size
+    return Viewed((tuple(derived),))
+
+
+def reversed_(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
+    dimensions = read(eqn, "dimensions", tuple)
+    if dimensions is None:
+        return None
+    derived = []
+    for place, view in enumerate(facts[0].views):
+        for axis in dimensions:
+            if view.axes[axis]:
+                label = view.whole(axis)
+                if label is None:
+                    return None
+                view = view.mapped(Reversed(label), axis)
+        derived.append(Derived(view, 0, place))
+    return Viewed((tuple(derived),))
+
+
+def times_matrix(eqn: core.JaxprEqn, numbers: Any, view: View, side: int) -> View | None:
+    """The view of the product with a fixed matrix of more than one row, along one whole axis."""
+    (contract, batch) = numbers
+    other = aval(eqn.invars[1 - side])
+    if len(other.shape) != 2 or len(contract[0]) != 1 or batch[0]:
+        return None
+    (mine,), (theirs,) = contract[side], contract[1 - side]
+    rows = other.shape[1 - theirs]
+    label = view.whole(mine)
+    if label is None or rows == 1:
+        return None
+    mapped = view.mapped(Product(label, theirs, rows), mine)
+    free = [axes for axis, axes in enumerate(mapped.axes) if axis != mine]
+    axes = [*free, mapped.axes[mine]] if side == 0 else [mapped.axes[mine], *free]
+    return mapped._replace(axes=tuple(axes))

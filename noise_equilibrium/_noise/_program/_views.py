@@ -1,0 +1,294 @@
+"""Values that are linear in a parameter, axis by axis, and the way back from their cotangents to the parameter's.
+
+A `View` says how a value V holds the entries of one parameter W: which part of which axis of W lies along each axis of
+V, and which linear maps were applied to single axes on the way (a slice, a product with a matrix, a scale). If the
+cotangent of V is an outer product δ hᵀ, that of W is one too, and `pull` turns δ and h into its factors. So transposed,
+reshaped, scaled, sliced, concatenated and low-rank weights cost what plain weights cost.
+"""
+
+import abc
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+# Labels of axes that are not axes of the parameter: positions (tokens, columns of h) and loops around the use.
+POSITION = 1000
+LOOP = 2000
+
+
+class Atom(NamedTuple):
+    """A part of an axis: entry i stands at `stride * i`, counted along the axis `label`."""
+
+    label: int
+    stride: int
+    size: int
+
+
+Axis = tuple[Atom, ...]  # what lies along one axis of a value, outermost first; empty for an axis of length 1
+
+
+@dataclass(frozen=True)
+class AxisMap(abc.ABC):
+    """A linear map along one axis of a parameter; `pull` is its transpose.
+
+    Attributes:
+        label: the axis.
+    """
+
+    label: int
+
+    @abc.abstractmethod
+    def length(self, before: int) -> int:
+        """The length of the axis behind the map."""
+
+    @abc.abstractmethod
+    def pull(self, array: Array, axis: int, value: Array | None) -> Array:
+        """The transposed map along an axis of an array."""
+
+
+@dataclass(frozen=True)
+class Diagonal(AxisMap):
+    """A factor for every entry: V = diag(s) W, or diag(1/s) W if `divides`."""
+
+    divides: bool
+
+    def length(self, before: int) -> int:
+        return before
+
+    def pull(self, array: Array, axis: int, value: Array | None) -> Array:
+        assert value is not None
+        factor = value.reshape([-1 if place == axis else 1 for place in range(array.ndim)]).astype(array.dtype)
+        return array / factor if self.divides else array * factor
+
+
+@dataclass(frozen=True)
+class Product(AxisMap):
+    """A product with a matrix: V = B W, where the columns of B are its axis `contracts`."""
+
+    contracts: int
+    rows: int
+
+    def length(self, before: int) -> int:
+        return self.rows
+
+    def pull(self, array: Array, axis: int, value: Array | None) -> Array:
+        assert value is not None
+        over = (((axis,), (1 - self.contracts,)), ((), ()))
+        return jnp.moveaxis(jax.lax.dot_general(array, value.astype(array.dtype), over), -1, axis)
+
+
+@dataclass(frozen=True)
+class Window(AxisMap):
+    """A slice: V = W[start : start + stride·size : stride], of an axis of length `full`."""
+
+    start: int
+    size: int
+    stride: int
+    full: int
+
+    def length(self, before: int) -> int:
+        return self.size
+
+    def pull(self, array: Array, axis: int, value: Array | None) -> Array:
+        after = self.full - self.start - self.stride * (self.size - 1) - 1
+        widths = [(0, 0, 0)] * array.ndim
+        widths[axis] = (self.start, after, self.stride - 1)
+        return jax.lax.pad(array, jnp.zeros((), array.dtype), widths)
+
+    def entries(self) -> range:
+        """The entries of the axis that are seen."""
+        return range(self.start, self.start + self.stride * self.size, self.stride)
+
+
+@dataclass(frozen=True)
+class Placed(AxisMap):
+    """A part of a concatenation: W stands at `start` of an axis of length `full`."""
+
+    start: int
+    size: int
+    full: int
+
+    def length(self, before: int) -> int:
+        return self.full
+
+    def pull(self, array: Array, axis: int, value: Array | None) -> Array:
+        return jax.lax.slice_in_dim(array, self.start, self.start + self.size, axis=axis)
+
+
+@dataclass(frozen=True)
+class Reversed(AxisMap):
+    """The axis read backwards."""
+
+    def length(self, before: int) -> int:
+        return before
+
+    def pull(self, array: Array, axis: int, value: Array | None) -> Array:
+        return jnp.flip(array, axis)
+
+
+@dataclass(frozen=True)
+class Scale(AxisMap):
+    """A number: V = c W, W / c if `divides`, or −W where there is no number. It belongs to no axis."""
+
+    divides: bool = False
+
+    def length(self, before: int) -> int:
+        return before
+
+    def pull(self, array: Array, axis: int, value: Array | None) -> Array:
+        if value is None:
+            return -array
+        factor = value.reshape(()).astype(array.dtype)
+        return array / factor if self.divides else array * factor
+
+
+class View(NamedTuple):
+    """How a value holds the entries of one parameter; static.
+
+    Attributes:
+        leaf: which parameter.
+        shape: its shape.
+        axes: what of the parameter lies along each axis of the value.
+        maps: the linear maps from the parameter to the value, in this order.
+        loops: for each loop around it, outermost first, the axis of the parameter that the loop runs over, or None.
+    """
+
+    leaf: int
+    shape: tuple[int, ...]
+    axes: tuple[Axis, ...]
+    maps: tuple[AxisMap, ...] = ()
+    loops: tuple[int | None, ...] = ()
+
+    def mapped(self, new: AxisMap, axis: int | None = None) -> "View":
+        """The view behind one more map, along an axis of the value that holds one axis of the parameter in full."""
+        if axis is None:
+            return self._replace(maps=(*self.maps, new))
+        (atom,) = self.axes[axis]
+        size = new.length(atom.size)
+        axes = list(self.axes)
+        axes[axis] = (Atom(atom.label, 1, size),) if size != 1 else ()
+        return self._replace(axes=tuple(axes), maps=(*self.maps, new))
+
+    def in_loop(self, runs_over_it: bool) -> "View":
+        """The view inside a loop: the same in every iteration, or one entry of its first axis in each."""
+        if not runs_over_it:
+            return self._replace(loops=(*self.loops, None))
+        first = self.axes[0]
+        return self._replace(axes=self.axes[1:], loops=(*self.loops, first[0].label if first else None))
+
+    def whole(self, axis: int) -> int | None:
+        """The axis of the parameter that lies along an axis of the value, in full; None if it is another thing."""
+        atoms = self.axes[axis]
+        if len(atoms) != 1 or atoms[0].size != self.length(atoms[0].label):
+            return None
+        return atoms[0].label
+
+    def length(self, label: int) -> int:
+        """The length of an axis of the parameter behind all maps."""
+        n = self.shape[label]
+        for step in self.maps:
+            if step.label == label:
+                n = step.length(n)
+        return n
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """The slices that were taken of the parameter itself, before any other map of their axis."""
+        first: dict[int, AxisMap] = {}
+        for step in self.maps:
+            if not isinstance(step, Scale):
+                first.setdefault(step.label, step)
+        return tuple(step for _, step in sorted(first.items()) if isinstance(step, Window))
+
+
+def view_of(leaf: int, shape: tuple[int, ...]) -> View:
+    """The parameter itself."""
+    return View(leaf, shape, tuple((Atom(axis, 1, n),) if n != 1 else () for axis, n in enumerate(shape)))
+
+
+def regrouped(axes: Sequence[Axis], shape: Sequence[int]) -> tuple[Axis, ...] | None:
+    """The axes of a reshaped value; None if an atom cannot be cut where the new shape asks for it."""
+    atoms = [atom for axis in axes for atom in axis]
+    groups: list[Axis] = []
+    for n in shape:
+        group: list[Atom] = []
+        missing = n
+        while missing > 1:
+            if not atoms:
+                return None
+            label, stride, size = atoms.pop(0)
+            if missing % size == 0:
+                group.append(Atom(label, stride, size))
+                missing //= size
+            elif size % missing == 0:
+                inner = size // missing
+                group.append(Atom(label, stride * inner, missing))
+                atoms.insert(0, Atom(label, stride, inner))
+                missing = 1
+            else:
+                return None
+        groups.append(tuple(group))
+    return None if atoms else tuple(groups)
+
+
+def pull(
+    array: Array, axes: Sequence[Axis], view: View, values: Sequence[Array | None], scaled: bool, shared: Sequence[int]
+) -> tuple[Array, tuple[int, ...]]:
+    """One factor of the cotangent of a parameter, from that of a view of it.
+
+    Args:
+        array: δ or h.
+        axes: what lies along its axes: atoms of the view, or positions.
+        view: how the value holds the parameter.
+        values: for each map of the view what it needs at run time.
+        scaled: whether this factor takes the maps that must be applied once: scales, and diagonals of shared axes.
+        shared: the axes of the parameter that both factors have.
+
+    Returns:
+        The factor and the labels of its axes.
+    """
+    atoms = [atom for axis in axes for atom in axis]
+    labels = tuple(dict.fromkeys(atom.label for atom in atoms))
+    order = sorted(range(len(atoms)), key=lambda i: (labels.index(atoms[i].label), -atoms[i].stride))
+    lengths = [math.prod(atom.size for atom in atoms if atom.label == label) for label in labels]
+    array = array.reshape([atom.size for atom in atoms]).transpose(order).reshape(lengths)
+    kept = view.windows
+    for step, value in reversed(list(zip(view.maps, values, strict=True))):
+        if isinstance(step, Scale):
+            array = step.pull(array, 0, value) if scaled else array
+            continue
+        mine = scaled or step.label not in shared or not isinstance(step, Diagonal)
+        if mine and step.label in labels and step not in kept:
+            array = step.pull(array, labels.index(step.label), value)
+    return array, labels
+
+
+def can_pull(view: View, output: Sequence[Axis], other: Sequence[Axis]) -> bool:
+    """Whether the cotangent of a parameter is an outer product of what `pull` makes of the two factors."""
+    lengths = [_lengths(axes) for axes in (output, other)]
+    for label, n in enumerate(view.shape):
+        maps = [step for step in view.maps if step.label == label]
+        found = [mine[label] for mine in lengths if label in mine]
+        if label in view.loops:
+            possible = not found and not maps
+        elif found:  # in one factor, or in both; all of it, not a piece in each
+            products = any(isinstance(step, Product) for step in maps)
+            possible = all(size == view.length(label) for size in found) and not (len(found) == 2 and products)
+        else:  # not there any more: it has one entry, or one was taken
+            possible = n == 1 or (maps == [step for step in view.windows if step.label == label] != [])
+        if not possible:
+            return False
+    return True
+
+
+def _lengths(axes: Sequence[Axis]) -> dict[int, int]:
+    """The length of each label along the axes of an array."""
+    lengths: dict[int, int] = {}
+    for atom in (atom for axis in axes for atom in axis):
+        lengths[atom.label] = lengths.get(atom.label, 1) * atom.size
+    return lengths

@@ -1,0 +1,125 @@
+"""The gradient noise of data that are redrawn at every visit: of the choice of samples, and of the redrawing.
+
+    Cov ĝ = (1/S) [ Cov_i(E_ε g_i) · (N − S)/(N − 1) + E_i Cov_ε(g_i) ]
+
+without replacement; with replacement the factor is 1. It must not touch the second term, which every visit draws anew.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from .._numbers import Traced, cast
+from .._population import Redrawn
+from .._problem import Problem
+from .._symmetry import AbstractSymmetry
+from ._abstract import AbstractMoments
+from ._batch import batch_factor
+from ._moments import noise_moments
+
+
+class RedrawnMoments(eqx.Module):
+    """The two parts of the noise of redrawn data.
+
+    Attributes:
+        between: moments of the choice of samples, noise Cov_i(E_ε g_i).
+        within: moments of the redrawing, noise E_i Cov_ε(g_i).
+        num_samples: N.
+    """
+
+    between: Any
+    within: Any
+    num_samples: int = eqx.field(static=True)
+
+    def of_batch(self, batch_size: int, replacement: bool = True) -> Any:
+        """The moments whose noise is that of a minibatch gradient.
+
+        Args:
+            batch_size: S ≥ 1.
+            replacement: whether the samples of a batch are independent draws; a Stream has no other.
+
+        Raises:
+            ValueError: for a batch that does not fit the data.
+        """
+        choice = batch_factor(self.num_samples, batch_size, replacement)
+
+        def noise(between: Array, within: Array) -> Array:
+            return cast(choice, between) * between + cast(1 / batch_size, within) * within
+
+        def one(between: AbstractMoments, within: AbstractMoments) -> AbstractMoments:
+            total = jax.tree_util.tree_map(noise, between.noise, within.noise)
+            return eqx.tree_at(lambda m: m.noise, between, total)
+
+        if isinstance(self.between, tuple):
+            return tuple(one(*pair) for pair in zip(self.between, self.within, strict=True))
+        return one(self.between, self.within)
+
+
+class _MeanLoss(Traced):
+    """The mean loss over the redraws of one sample: a per-sample loss whose sample is a group."""
+
+    loss: Callable[[PyTree, PyTree], Array]
+
+    def __call__(self, params: PyTree, group: PyTree) -> Array:
+        return jnp.mean(jax.vmap(self.loss, in_axes=(None, 0))(params, group))
+
+
+def redrawn_moments(
+    problem: Problem,
+    params: PyTree,
+    symmetry: AbstractSymmetry | Sequence[AbstractSymmetry],
+    *,
+    key: PRNGKeyArray,
+    redraws: int = 16,
+) -> RedrawnMoments:
+    """The noise moments of redrawn data, such as label noise drawn anew at every step: both parts, without bias.
+
+    With R redraws of each sample, T the moments over all N·R of them and B those of the mean gradients of the N groups,
+    the part within is W = (T − B)·R/(R − 1), and the part between is B − (1 − 1/N) W/R.
+
+    Args:
+        problem: a problem whose data are `Redrawn`.
+        params: the parameters, any pytree.
+        symmetry: as for `noise_moments`.
+        key: a JAX PRNG key (threefry), for the redraws.
+        redraws: R ≥ 2.
+
+    Returns:
+        RedrawnMoments; `.of_batch(batch_size, replacement)` is the noise of one step of SGD.
+
+    Raises:
+        ValueError: for other data; for R < 2; as `noise_moments`.
+
+    Source: theory, "Label noise redrawn at every step".
+    """
+    if not isinstance(problem.data, Redrawn):
+        raise ValueError(
+            "redrawn_moments needs data that are redrawn at every visit; expected "
+            "Problem(loss, Redrawn(data, redraw)). Use noise_moments for a finite data set."
+        )
+    if not hasattr(redraws, "__index__") or redraws < 2:
+        raise ValueError(f"redraws is {redraws}; expected an integer of at least 2.")
+    count = problem.data.num_samples
+    sampled = problem.sampled(key, count * redraws)  # redraw r of sample i at place r·N + i
+    groups = jax.tree_util.tree_map(
+        lambda leaf: jnp.swapaxes(leaf.reshape(redraws, count, *leaf.shape[1:]), 0, 1), sampled.data
+    )
+    several = not isinstance(symmetry, AbstractSymmetry)
+    symmetries = list(symmetry) if several else [symmetry]
+    total = noise_moments(sampled, params, symmetries)
+    grouped = noise_moments(Problem(_MeanLoss(problem.loss), groups), params, symmetries)
+    between, within = [], []
+    for all_of_them, of_groups in zip(total, grouped, strict=True):
+        redrawing = jax.tree_util.tree_map(
+            lambda t, b: (t - b) * (redraws / (redraws - 1)), all_of_them.noise, of_groups.noise
+        )
+        choice = jax.tree_util.tree_map(lambda b, w: b - w * ((1 - 1 / count) / redraws), of_groups.noise, redrawing)
+        between.append(eqx.tree_at(lambda m: m.noise, all_of_them, choice))
+        within.append(eqx.tree_at(lambda m: m.noise, all_of_them, redrawing))
+    if several:
+        return RedrawnMoments(tuple(between), tuple(within), count)
+    return RedrawnMoments(between[0], within[0], count)

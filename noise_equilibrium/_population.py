@@ -1,0 +1,130 @@
+"""Populations: data that can only be sampled, because they are new whenever one looks at them."""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+
+from ._numbers import Traced
+from ._parameters import is_array
+
+
+class AbstractPopulation(Traced):
+    """Data without an end: SGD samples them, and an expectation needs a finite set drawn from them."""
+
+    @abc.abstractmethod
+    def draw_set(self, key: PRNGKeyArray, n: int) -> PyTree:
+        """A finite data set of n samples, stacked along a leading axis."""
+
+
+class Stream(AbstractPopulation):
+    """A population: fresh samples from a sampler instead of a finite data set.
+
+    Args:
+        draw: `draw(key) -> sample`, a pure function or callable `eqx.Module`; `sample` is any pytree of arrays.
+
+    Raises:
+        ValueError: if `draw` cannot be called.
+    """
+
+    draw: Callable[[PRNGKeyArray], PyTree]
+
+    def __init__(self, draw: Callable[[PRNGKeyArray], PyTree]):
+        self.draw = pure(draw, "draw(key) -> sample")
+
+    def batch(self, key: PRNGKeyArray, size: int) -> PyTree:
+        """`size` independent samples, stacked along a leading axis."""
+        return jax.vmap(self.draw)(jax.random.split(key, size))
+
+    def draw_set(self, key: PRNGKeyArray, n: int) -> PyTree:
+        """The same as `batch`."""
+        return self.batch(key, n)
+
+
+class Redrawn(AbstractPopulation):
+    """A finite data set whose samples are redrawn at every visit: label noise, augmentation, dropout masks.
+
+    The expectation is over both, a uniform sample and its redraw: L(θ) = (1/N) Σ_i E_ε ℓ(θ, redraw(ε, z_i)).
+
+    Args:
+        data: a pytree whose leaves share a leading axis of N samples.
+        redraw: `redraw(key, sample) -> sample`, a pure function or callable `eqx.Module`, whose Python floats are
+            traced; it may return a sample of another structure than it got.
+
+    Raises:
+        ValueError: if the leaves of data differ in length, if there is none, or if `redraw` cannot be called.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, noise_equilibrium as ne
+        >>> noisy = ne.Redrawn(jnp.array([1.0, 2.0]), lambda key, y: y + 0.5 * jax.random.normal(key))
+        >>> problem = ne.Problem(lambda w, y: (w - y) ** 2, noisy)  # SGD sees new noise at every visit
+        >>> finite = problem.sampled(jax.random.key(0), 2000)  # 1000 redraws of either sample
+        >>> round(float(finite.risk(jnp.array(1.5))), 1)  # 0.5² + 0.5²
+        0.5
+    """
+
+    data: PyTree
+    redraw: Callable[[PRNGKeyArray, PyTree], PyTree]
+
+    def __init__(self, data: PyTree, redraw: Callable[[PRNGKeyArray, PyTree], PyTree]):
+        self.data = data
+        self.redraw = pure(redraw, "redraw(key, sample) -> sample")
+        if isinstance(data, AbstractPopulation):
+            raise ValueError(
+                f"the data are {type(data).__name__} already; expected a finite data set. Put both sources of noise "
+                "into one function."
+            )
+        check_data(data)
+
+    @property
+    def num_samples(self) -> int:
+        """N, the number of samples before they are redrawn."""
+        return jax.tree_util.tree_leaves(self.data)[0].shape[0]
+
+    def visit(self, key: PRNGKeyArray, indices: Int[Array, " S"]) -> PyTree:
+        """The samples of these indices, each redrawn with a key of its own; stacked along a leading axis."""
+        samples = jax.tree_util.tree_map(lambda leaf: jnp.asarray(leaf)[indices], self.data)
+        keys = jax.vmap(lambda place: jax.random.fold_in(key, place))(jnp.arange(indices.shape[0]))
+        return jax.vmap(self.redraw)(keys, samples)
+
+    def draw_set(self, key: PRNGKeyArray, n: int) -> PyTree:
+        """N samples, in balance: ⌊n/N⌋ rounds, and the rest a random subset without replacement.
+
+        Redraw r of sample i stands at place r·N + i, whatever n is; the subset comes last, in ascending order of i.
+        """
+        rounds, rest = divmod(n, self.num_samples)
+        subset_key, redraw_key = jax.random.split(key)
+        subset = jnp.sort(jax.random.permutation(subset_key, self.num_samples)[:rest])
+        return self.visit(redraw_key, jnp.concatenate([jnp.tile(jnp.arange(self.num_samples), rounds), subset]))
+
+
+def pure(function: Callable[..., Any], expected: str) -> Callable[..., Any]:
+    """A plain function as a pytree without leaves; a callable pytree, such as a module, as it is."""
+    if not callable(function):
+        raise ValueError(f"got {type(function).__name__}; expected a function {expected}.")
+    is_plain = jax.tree_util.all_leaves([function])
+    return jax.tree_util.Partial(function) if is_plain else function
+
+
+def check_data(data: PyTree) -> None:
+    """Raise a ValueError unless data is a pytree whose leaves share a leading axis of at least one sample."""
+    leaves = jax.tree_util.tree_leaves_with_path(data)
+    if not leaves:
+        raise ValueError("data has no array; expected a pytree whose leaves share a leading axis of N samples.")
+    lengths = {}
+    for path, leaf in leaves:
+        name = "data" + jax.tree_util.keystr(path)
+        if not is_array(leaf) or leaf.ndim == 0:
+            raise ValueError(
+                f"{name} is {'a scalar' if is_array(leaf) else type(leaf).__name__}; expected an array with a leading "
+                "axis of N samples. Put constants of the problem into the loss instead."
+            )
+        lengths[name] = leaf.shape[0]
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+        raise ValueError(f"the leaves of data differ in length ({listed}); expected one leading axis of N samples.")
+    if 0 in lengths.values():
+        raise ValueError("data holds 0 samples; expected at least 1.")
