@@ -185,7 +185,7 @@ def _metrics(preset: Preset, arrays: dict[str, np.ndarray]) -> list[Metric]:
                     1,
                 )
             )
-    # The sharp cases: a drift upwards is followed at distance μ/G'(Y) exactly; a target at rest is reached as e^{−2c₀t}.
+    # The sharp cases: a drift upwards is followed at the Y with G(Y) = μ; a target at rest is reached as e^{−2c₀t}.
     lag = np.roots([1, -2, -1])  # −G: y² − 2y = μ = 1 below the equilibrium, y < 0
     metrics.append(
         Metric(

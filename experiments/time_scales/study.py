@@ -1,7 +1,7 @@
 """A two-layer linear network with isotropic data: the charge relaxes at κ = 4ηdσ_ε²/S, the loss at h = 2(a + b).
 
-Both rates are those of the theory (theory, "Time scales"): κ grows with the noise scale σ² = η/(2S), h does not know it,
-and the weakest singular value of the teacher makes h small. Where κ < h the noise equilibrates after the loss has
+Both rates are those of the theory (theory, "Time scales"): κ grows with the noise scale σ² = η/(2S), h does not know
+it, and the weakest singular value of the teacher makes h small. Where κ < h the noise equilibrates after the loss has
 settled (slow phase), where κ > h before (fast phase).
 """
 
