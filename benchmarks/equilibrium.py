@@ -1,4 +1,4 @@
-"""What an equilibrium costs beside the moments it is made of, and a prediction beside the run of SGD that confirms it."""
+"""What an equilibrium costs beside its moments, and a prediction beside the run of SGD that confirms it."""
 
 import sys
 import time
@@ -79,10 +79,9 @@ def prediction() -> None:
     before = time.perf_counter()
     jax.block_until_ready(runs(keys))
     whole = (time.perf_counter() - before) * steps / trial
-    print(
-        f"\nprediction {seconds * 1e3:.1f} ms; SGD, 16 seeds × {steps:.3g} steps (8/κ at η = {sgd.learning_rate:g}, S = 8): "
-        f"{whole:.3g} s, extrapolated from {trial} steps; {whole / seconds:.3g} times as much"
-    )
+    settings = f"8/κ at η = {sgd.learning_rate:g}, S = 8, extrapolated from {trial} steps"
+    print(f"\nprediction {seconds * 1e3:.1f} ms; SGD, 16 seeds × {steps:.3g} steps ({settings}): {whole:.3g} s")
+    print(f"{whole / seconds:.3g} times as much")
 
 
 def main(repeats: int = 25) -> None:

@@ -268,7 +268,7 @@ def draw(arrays: dict[str, np.ndarray]) -> Figure:
             axes.plot(
                 zeta,
                 arrays["sde"][row],
-                series[row].marker,
+                ("^", "v")[row],
                 color=series[row].color,
                 ms=5,
                 mfc="none",

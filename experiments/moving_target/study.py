@@ -91,7 +91,8 @@ def follow(drift: float, spread: float, time: float, keys: Array) -> tuple[Array
 
         start = jnp.asarray(2.0), jnp.asarray(1.0)
         _, rows = jax.lax.scan(record, start, jnp.arange(RECORDS))
-        return tuple(jnp.concatenate([first[None], rest]) for first, rest in zip(start, rows, strict=True))
+        gap, target = (jnp.concatenate([first[None], rest]) for first, rest in zip(start, rows, strict=True))
+        return gap, target
 
     return jax.vmap(one)(keys)
 

@@ -94,7 +94,7 @@ def independent_samples(d: int) -> tuple[Array, Array]:
 
 
 @eqx.filter_jit
-def charge_overlaps(problem: ne.Problem, rate: Array, start: Params, keys: Array, steps: int) -> Array:
+def charge_overlaps(problem: ne.Problem, rate: float | Array, start: Params, keys: Array, steps: int) -> Array:
     """⟨Q(t), Q(0)⟩/‖Q(0)‖² of every run."""
     before = symmetry.charge(start)
 

@@ -37,7 +37,8 @@ def balance(
         return _balance_matrices(symmetry, arrays, law.sides(moments), law.sides(resolution))
     spectra = Spectrum(*law.spectrum(moments)), Spectrum(*law.spectrum(resolution))
     occupied = jax.lax.stop_gradient((moments.weight_plus > 0, moments.weight_minus > 0))
-    return balance_elements(*spectra, occupied, moments.powers)
+    powers = moments.powers  # pyright: ignore[reportAttributeAccessIssue] - of legs or of a spectrum
+    return balance_elements(*spectra, occupied, powers)
 
 
 def move(symmetry: Bound, arrays: Sequence[Array], motion: Any) -> list[Array]:

@@ -52,7 +52,7 @@ def flow_root(spectrum: Spectrum) -> Array:
 @jax.custom_jvp
 def _root(sizes: Array, lowers: Array, raises: Array) -> Float[Array, ""]:
     arguments = (sizes, lowers, raises)
-    eps = jnp.finfo(lowers.dtype).eps
+    eps = float(jnp.finfo(lowers.dtype).eps)
     acts = (sizes > 0) & (lowers + raises > 0)
     least = jnp.min(jnp.where(acts, sizes, jnp.inf))
     largest = jnp.max(jnp.where(acts, sizes, 0))

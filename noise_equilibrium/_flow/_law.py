@@ -58,7 +58,7 @@ class ChargeLaw(eqx.Module):
             jnp.stack(grams) if isinstance(grams, tuple) else grams
             for grams in (moments.weight, moments.noise, moments.mean)
         )
-        powers = jnp.asarray(moments.powers, weight.dtype)
+        powers = powers_of(moments, weight.dtype)
         nothing = jnp.zeros_like(weight)
         of_weight, of_noise = self._side(weight, nothing, nothing), self._side(nothing, noise, mean)
         sign = jnp.sign(powers).reshape(-1, *[1] * (weight.ndim - 1))
@@ -70,6 +70,11 @@ class ChargeLaw(eqx.Module):
         return 2 * cast(self.decay, weight) * weight + cast(self.scale, weight) * (
             cast(self.noise, weight) * noise + cast(self.mean, weight) * mean
         )
+
+
+def powers_of(moments: Any, dtype: Any) -> Array:
+    """The powers of legs, or the eigenvalues of a generator, along the leading axis of `ChargeLaw.spectrum`."""
+    return jnp.asarray(moments.powers, dtype)
 
 
 class AbstractLaw(Traced):

@@ -5,6 +5,7 @@ from typing import Any
 import diffrax
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
@@ -13,7 +14,7 @@ from .._noise import bound_moments
 from .._numbers import jit
 from .._problem import Problem
 from .._symmetry import AbstractSymmetry, Bound, BoundSymmetry, ExponentialSymmetry, bind
-from ._law import AbstractLaw, as_law
+from ._law import AbstractLaw, as_law, powers_of
 
 MAX_STEPS = 2**16
 
@@ -86,7 +87,7 @@ def _orbit_flow(problem: Problem, params: PyTree, symmetry: Bound, law: Abstract
 
     sizes, lowers, raises = coefficients.spectrum(moments)
     weight = jnp.stack(moments.weight) if isinstance(moments.weight, tuple) else moments.weight
-    powers = jnp.asarray(moments.powers, weight.dtype)
+    powers = powers_of(moments, weight.dtype)
 
     def spread(values: Array, element: Array) -> Array:
         """e^{2λμ} for every power, of the shape of the weights."""
