@@ -12,7 +12,7 @@ from noise_equilibrium.models import two_layer_linear as linear
 
 UP, DOWN = linear.symmetry.legs[0].where, linear.symmetry.legs[1].where
 NOISE_SCALE = 0.05
-TIMES = jnp.array([0.0, 0.3, 1.0, 4.0, 2000.0])
+TIMES = np.array([0.0, 0.3, 1.0, 4.0, 2000.0])  # NumPy keeps double precision at import
 
 
 def linear_problem(decay=0.0, d=4, samples=40):
