@@ -1,7 +1,8 @@
 """The noise kernel against a full-batch gradient of the same loss: `python -m benchmarks.noise_moments`.
 
 Each row is one symmetry of one network. Time and flops are ratios to `jax.grad` of the risk in the same run, memory is
-the ratio of temporary bytes. float32 on the default device.
+the ratio of temporary bytes. float32 on the default device. Then a step of the SDE against one of gradient descent, and
+per-sample gradients: in JAX, and in other libraries where they are installed.
 """
 
 import platform
@@ -13,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 import noise_equilibrium as ne
-from benchmarks._timing import measure
+from benchmarks._peers import peer_ratios
+from benchmarks._timing import Timing, measure
 
 
 def two_layer(key: jax.Array, d: int = 256, n: int = 1024) -> tuple[ne.Problem, Any, dict[str, Any]]:
@@ -83,11 +85,49 @@ def attention(key: jax.Array, d: int = 64, tokens: int = 32, n: int = 256) -> tu
     return problem, params, {"query–key": [query_key], "query–key, value–output": [query_key, value_output]}
 
 
+def report(name: str, timings: dict[str, Timing], base_label: str) -> None:
+    """Print the rows of one network: the base in its own units, the others as ratios to it."""
+    base = timings.pop(base_label)
+    print(f"{name:36}{f'({base_label})':26}{base.run_seconds * 1e3:5.1f} ms{'':15}{base.compile_seconds:7.1f} s")
+    for label, timing in timings.items():
+        ratios = (
+            timing.run_seconds / base.run_seconds,
+            timing.flops / base.flops,
+            timing.temporary_bytes / base.temporary_bytes,
+        )
+        print(f"{'':36}{label:26}{ratios[0]:7.2f}{ratios[1]:7.2f}{ratios[2]:8.2f}{timing.compile_seconds:7.1f} s")
+
+
+def sde_step(repeats: int) -> None:
+    """A step of the SDE, random numbers included, against one of gradient descent on the same data."""
+    problem, params, _ = two_layer(jax.random.key(0))
+    key = jax.random.key(1)
+
+    def step(dynamics: Any) -> Callable[..., Any]:
+        return lambda problem, p: dynamics.step(problem, p, (), key, 0)[0]
+
+    functions = {"GD step": step(ne.GD(0.01)), "SDE step": step(ne.SDE(0.01, 4))}
+    report("two layers, 256/256, N = 1024", measure(functions, (problem, params), repeats), "GD step")
+
+
+def per_sample_gradients(repeats: int) -> None:
+    """What the kernel avoids."""
+    problem, params, _ = two_layer(jax.random.key(0))
+
+    def every(problem: Any, p: Any) -> Any:
+        return jax.vmap(jax.grad(problem.loss), in_axes=(None, 0))(p, problem.data)
+
+    functions = {"gradient": lambda problem, p: jax.grad(problem.risk)(p), "JAX vmap(grad)": every}
+    report("two layers, 256/256, N = 1024", measure(functions, (problem, params), repeats), "gradient")
+    for name, (seconds, ratio) in peer_ratios(repeats=repeats).items():
+        print(f"{'':36}{name:36}{ratio:7.2f}  of its own gradient, {seconds * 1e3:.1f} ms")
+
+
 def main(repeats: int = 25) -> None:
-    """Print the table."""
+    """Print the tables."""
     device, machine, python = jax.devices()[0].device_kind, platform.machine(), platform.python_version()
     print(f"jax {jax.__version__}, {device}, {machine}, Python {python}")
-    print(f"{'network':34}{'symmetry':26}{'time':>7}{'flops':>7}{'memory':>8}{'compile':>9}")
+    print(f"{'network':36}{'symmetry':26}{'time':>7}{'flops':>7}{'memory':>8}{'compile':>9}")
     for name, build in (
         ("two layers, 256/256, N = 1024", two_layer),
         ("four layers of 512, N = 2048", deep),
@@ -98,16 +138,9 @@ def main(repeats: int = 25) -> None:
         functions: dict[str, Any] = {"gradient": lambda problem, p: jax.grad(problem.risk)(p)}
         for label, symmetry in symmetries.items():
             functions[label] = lambda problem, p, symmetry=symmetry: ne.noise_moments(problem, p, symmetry)
-        timings = measure(functions, (problem, params), repeats)
-        base = timings.pop("gradient")
-        print(f"{name:34}{'(gradient)':26}{base.run_seconds * 1e3:5.1f} ms{'':15}{base.compile_seconds:7.1f} s")
-        for label, timing in timings.items():
-            ratios = (
-                timing.run_seconds / base.run_seconds,
-                timing.flops / base.flops,
-                timing.temporary_bytes / base.temporary_bytes,
-            )
-            print(f"{'':34}{label:26}{ratios[0]:7.2f}{ratios[1]:7.2f}{ratios[2]:8.2f}{timing.compile_seconds:7.1f} s")
+        report(name, measure(functions, (problem, params), repeats), "gradient")
+    sde_step(repeats)
+    per_sample_gradients(max(2, repeats // 10))
 
 
 if __name__ == "__main__":

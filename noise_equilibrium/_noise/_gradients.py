@@ -223,5 +223,33 @@ def _expression(labels: Sequence[Sequence[Label]], output: Sequence[Label]) -> s
 
 
 def _einsum(labels: Sequence[Sequence[Label]], output: Sequence[Label], operands: Sequence[Array]) -> Array:
+    """An einsum in the order with the fewest operations, pair by pair."""
     path, _ = _path(labels, output, [operand.shape for operand in operands])
-    return jnp.einsum(_expression(labels, output), *operands, optimize=path, precision=jax.lax.Precision.HIGHEST)
+    terms = [(tuple(label), operand) for label, operand in zip(labels, operands, strict=True)]
+    for step in path:
+        chosen = [terms[place] for place in step]
+        terms = [term for place, term in enumerate(terms) if place not in step]
+        needed = {label for term in [(output, None), *terms] for label in term[0]}
+        result = tuple(dict.fromkeys(label for term in chosen for label in term[0] if label in needed))
+        result = tuple(output) if not terms else result
+        terms.append((result, _contract(chosen, result)))
+    return terms[0][1]
+
+
+def _contract(terms: Sequence[tuple[Sequence[Label], Array]], output: Sequence[Label]) -> Array:
+    """One step of an einsum.
+
+    Axes that both operands have in front, and that are summed over, become one axis: several would be moved, and so
+    copied, for the matrix product.
+    """
+    labels, operands = [list(label) for label, _ in terms], [operand for _, operand in terms]
+    common = 0
+    if len(terms) == 2:
+        for first, second in zip(*labels, strict=False):
+            if first != second or first in output:
+                break
+            common += 1
+    if common > 1:
+        labels = [label[common - 1 :] for label in labels]
+        operands = [operand.reshape(-1, *operand.shape[common:]) for operand in operands]
+    return jnp.einsum(_expression(labels, output), *operands, precision=jax.lax.Precision.HIGHEST)
