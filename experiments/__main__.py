@@ -7,8 +7,16 @@ import tyro
 
 from experiments._metrics import table
 from experiments.alignment import Alignment
+from experiments.approximate_symmetry import ApproximateSymmetry
+from experiments.moving_target import MovingTarget
+from experiments.time_scales import TimeScales
 
-EXPERIMENTS = {"alignment": Alignment}
+EXPERIMENTS = {
+    "alignment": Alignment,
+    "approximate_symmetry": ApproximateSymmetry,
+    "moving_target": MovingTarget,
+    "time_scales": TimeScales,
+}
 
 
 def use_devices(arguments: list[str]) -> list[str]:

@@ -31,8 +31,16 @@ from ._dynamics import (
     timed,
     weak_error,
 )
-from ._equilibrium import Equilibrium, Status, find_equilibrium
-from ._flow import expected_charge_step, noether_flow, relaxation_rates
+from ._equilibrium import Equilibrium, Prediction, Status, find_equilibrium, predict
+from ._flow import (
+    OrbitFlow,
+    TimeScales,
+    expected_charge_step,
+    noether_flow,
+    orbit_flow,
+    relaxation_rates,
+    time_scales,
+)
 from ._noise import (
     AbstractMoments,
     Explanation,
@@ -96,7 +104,9 @@ __all__ = [
     "MomentEstimate",
     "Moments",
     "Optax",
+    "OrbitFlow",
     "PartialMoments",
+    "Prediction",
     "Problem",
     "Redrawn",
     "RedrawnMoments",
@@ -108,6 +118,7 @@ __all__ = [
     "SweepError",
     "Symmetry",
     "SymmetryError",
+    "TimeScales",
     "Trajectory",
     "WeakError",
     "charge_rates",
@@ -129,7 +140,9 @@ __all__ = [
     "noether_flow",
     "noise_moments",
     "noise_trace",
+    "orbit_flow",
     "partial_moments",
+    "predict",
     "redrawn_moments",
     "relaxation_rates",
     "rescaling",
@@ -142,6 +155,7 @@ __all__ = [
     "simulate",
     "sweep",
     "symmetry_violation",
+    "time_scales",
     "timed",
     "weak_error",
 ]

@@ -32,6 +32,9 @@ SIGNATURES = {
     "expected_charge_step": "problem params symmetry dynamics",
     "relaxation_rates": "problem params symmetry noise_scale",
     "find_equilibrium": "problem params symmetry law",
+    "predict": "problem params symmetry law steps tolerance",
+    "orbit_flow": "problem params symmetry law times",
+    "time_scales": "problem params symmetry law",
     "SGD": "learning_rate batch_size replacement",
     "GD": "learning_rate",
     "SDE": "learning_rate batch_size dt",
@@ -49,7 +52,7 @@ MEMBERS = {
     "Status": ["CONVERGED", "LIMIT", "DIVERGES", "NO_NOISE", "NOT_CONVERGED", "NON_FINITE_INPUT"],
 }
 FIELDS = {
-    "Equilibrium": {"params", "element", "residual", "status"},
+    "Equilibrium": {"params", "element", "residual", "status", "sweeps"},
     "Trajectory": {"params", "step", "time", "observed", "diverged_at"},
 }
 
@@ -150,6 +153,8 @@ def test_fixed_defaults():
         ("SGD", "replacement"): True,
         ("SDE", "dt"): None,
         ("Optax", "replacement"): True,
+        ("predict", "steps"): 2000,
+        ("predict", "tolerance"): 1e-3,
         ("simulate", "key"): None,
         ("simulate", "observe"): None,
         ("simulate", "every"): 1,

@@ -525,13 +525,6 @@ def test_single_precision_is_enough(name):
         np.testing.assert_allclose(jnp.trace(found.to_infinity), minus_die, atol=1e-5)
 
 
-def test_powers_of_different_size_have_no_closed_form():
-    problem, start = linear_problem(3, 2, 3)
-    symmetry = ne.Symmetry([ne.Leg(UP, power=2), ne.Leg(DOWN, power=-1)], "scalar")
-    with pytest.raises(ValueError, match=r"the legs have powers \[-1, 2\]; expected powers of one absolute value"):
-        ne.find_equilibrium(problem, start, symmetry, NOISE_SCALE)
-
-
 def test_the_equilibrium_needs_finite_data():
     _, start = linear_problem(3, 2, 3)
     stream = ne.Problem(linear.loss, ne.Stream(lambda key: (jax.random.normal(key, (3,)), jnp.zeros(3))))
@@ -582,8 +575,3 @@ def test_half_precision_is_balanced_in_single_and_kept_in_half(down):
     assert (found.params.up.dtype, found.params.down.dtype) == (jnp.bfloat16, down)
     assert found.status in (ne.Status.CONVERGED, ne.Status.LIMIT)
     assert found.residual < 0.02  # the rounding of bfloat16 is 2⁻⁸
-
-
-def test_one_symmetry_is_expected():
-    with pytest.raises(ValueError, match="expected one Symmetry"):
-        ne.find_equilibrium(ne.Problem(linear.loss, (jnp.ones((2, 2)),) * 2), None, [linear.symmetry], 0.01)

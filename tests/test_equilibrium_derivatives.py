@@ -195,3 +195,26 @@ def test_the_residual_has_no_slope_where_nothing_acts():
 
     assert residual(1.5) == 0
     assert jax.grad(residual)(1.5) == 0
+
+
+def test_descent_through_the_solver_finds_the_label_noise_of_the_flattest_equilibrium():
+    """Tr∇²L at the equilibrium over label noise of variances (e^a, e^{−a}): least at a = 0, 4√(d_y Tr Σ_x)‖V‖_*."""
+    V = np.random.default_rng(3).normal(size=(2, 2))
+    signed = np.sqrt(2) * np.concatenate([np.eye(2), -np.eye(2)])
+    x, unit = (jnp.asarray(np.array(part)) for part in zip(*itertools.product(signed, signed), strict=True))
+    start = linear.Params(jnp.eye(2), jnp.asarray(V))
+
+    def sharpness(level):
+        noise = unit * jnp.exp(jnp.stack([level, -level]) / 2)
+        problem = ne.Problem(linear.loss, (x, x @ V.T + noise))
+        up, down = ne.find_equilibrium(problem, start, linear.symmetry, NOISE_SCALE).params
+        return 2 * (2 * jnp.sum(down**2) + 2 * jnp.sum(up**2))  # Proposition 5.3
+
+    slope = jax.jit(jax.value_and_grad(sharpness))
+    level, first = jnp.asarray(1.0), slope(jnp.asarray(1.0))[0]
+    for _ in range(60):
+        value, gradient = slope(level)
+        level = level - 0.3 * gradient
+    np.testing.assert_allclose(level, 0, atol=1e-6)
+    np.testing.assert_allclose(value, 4 * 2 * np.linalg.norm(V, "nuc"), rtol=1e-10)
+    assert first > 1.01 * value

@@ -44,7 +44,9 @@ def test_nothing_is_overwritten(tmp_path, monkeypatch):
 
 def test_the_list_names_the_experiments():
     listed = subprocess.run([sys.executable, "-m", "experiments", "--list"], capture_output=True, text=True, check=True)
-    assert listed.stdout.startswith("alignment  Figure 2: ")
+    names = [line.split()[0] for line in listed.stdout.splitlines()]
+    assert {"alignment", "approximate_symmetry", "moving_target", "time_scales"} <= set(names)
+    assert listed.stdout.split(maxsplit=1)[1].startswith("Figure 2: ")
 
 
 def test_a_taken_folder_is_an_error_before_any_work(tmp_path):
@@ -71,3 +73,12 @@ def test_devices_are_taken_out_of_the_command_line(monkeypatch):
     for wrong in (["--devices"], ["--devices", "0"], ["--devices", "two"]):
         with pytest.raises(SystemExit, match="expected a number of devices"):
             use_devices(wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["approximate_symmetry", "moving_target", "time_scales"])
+def test_a_quick_study_passes_every_metric(name, tmp_path):
+    command = [sys.executable, "-m", "experiments", name, "--quick", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "out" / "metrics.json").exists()

@@ -71,14 +71,17 @@ def balance_matrices(
     """
     floors = _floors(resolution)
     to_zero, to_infinity = limits
-    stuck = sum(_occupied(gram) for gram in blown_up)
+    stuck_directions = [_occupied(gram) for gram in blown_up]
+    stuck = sum(stuck_directions)
     # A direction without a finite limit is taken out of the balance; with nothing acting in it, it stays where it is.
     keep = jnp.eye(len(lowers), dtype=lowers.dtype) - stuck
     diverges = jnp.trace(jnp.asarray(stuck)) > 0.5
     lowers, raises = keep @ lowers @ keep, keep @ raises @ keep
     ranks = _ranks(lowers, raises, floors)
     plus, minus, element = motion(lowers, raises, ranks)
-    return Balance(plus, minus, element, to_zero, to_infinity, diverges, (ranks.lowers + ranks.raises == 0) & ~diverges)
+    idle = (ranks.lowers + ranks.raises == 0) & ~diverges
+    dies = to_zero - stuck_directions[0], to_infinity - stuck_directions[1]
+    return Balance({1: plus, -1: minus}, element, to_zero, to_infinity, dies, diverges, idle)
 
 
 @jax.custom_jvp

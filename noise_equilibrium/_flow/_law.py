@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -48,17 +49,32 @@ class ChargeLaw(eqx.Module):
         lowers, raises = self.sides(moments)
         return 2 * (raises - lowers)
 
-    def resolution(self, moments: AbstractMoments) -> tuple[Array, Array]:
-        """(R, T) as they would be without centring: the size against which rounding errors of `sides` are small."""
-        uncentred = eqx.tree_at(
-            lambda m: m.noise, moments, jax.tree_util.tree_map(lambda a, b: a + b, moments.noise, moments.mean)
+    def spectrum(self, moments: AbstractMoments) -> tuple[Array, Array, Array]:
+        """(|μ|, r, t): what lowers and what raises the charge, halved, power by power along a leading axis.
+
+        `sides` are their sums, weighted with |μ|.
+        """
+        weight, noise, mean = (
+            jnp.stack(grams) if isinstance(grams, tuple) else grams
+            for grams in (moments.weight, moments.noise, moments.mean)
         )
-        return self.sides(uncentred)
+        powers = powers_of(moments, weight.dtype)
+        nothing = jnp.zeros_like(weight)
+        of_weight, of_noise = self._side(weight, nothing, nothing), self._side(nothing, noise, mean)
+        sign = jnp.sign(powers).reshape(-1, *[1] * (weight.ndim - 1))
+        lowers = jnp.where(sign > 0, of_weight, jnp.where(sign < 0, of_noise, 0))
+        raises = jnp.where(sign > 0, of_noise, jnp.where(sign < 0, of_weight, 0))
+        return jnp.abs(powers), lowers, raises
 
     def _side(self, weight: Array, noise: Array, mean: Array) -> Array:
         return 2 * cast(self.decay, weight) * weight + cast(self.scale, weight) * (
             cast(self.noise, weight) * noise + cast(self.mean, weight) * mean
         )
+
+
+def powers_of(moments: Any, dtype: Any) -> Array:
+    """The powers of legs, or the eigenvalues of a generator, along the leading axis of `ChargeLaw.spectrum`."""
+    return jnp.asarray(moments.powers, dtype)
 
 
 class AbstractLaw(Traced):

@@ -1,0 +1,140 @@
+"""Where SGD ends, without simulating it: down to a minimum of the loss, then along its orbit to the equilibrium."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optimistix as optx
+from jaxtyping import Array, Float, Int, PyTree
+
+from .._flow import as_law
+from .._noise import bound_moments
+from .._numbers import jit, require
+from .._parameters import flatten
+from .._problem import Problem
+from .._symmetry import AbstractSymmetry, scaling
+from ._find import find_equilibrium
+from ._status import Status
+
+DENSE = 4096  # the most parameters for which Tr∇²L is summed over every direction
+
+
+class Prediction(eqx.Module):
+    """Where SGD is predicted to settle.
+
+    Attributes:
+        params: the noise equilibrium on the orbit of the minimum.
+        charges: Q there; a tuple for a sequence of symmetries.
+        sharpness: Tr∇²L there, of the data loss without decay.
+        distance: ‖θ − θ_given‖ from the given parameters.
+        minimum: the parameters of the minimum before the noise moved them.
+        slope: ‖∇L‖ at the minimum, relative to the root mean square ‖∇ℓ‖ of single samples: how well it was found.
+        status: an int32 code of `Status`: that of the equilibrium, or NOT_CONVERGED if the minimum was not found.
+    """
+
+    params: PyTree
+    charges: Any
+    sharpness: Float[Array, ""]
+    distance: Float[Array, ""]
+    minimum: PyTree
+    slope: Float[Array, ""]
+    status: Int[Array, ""]
+
+
+def predict(
+    problem: Problem,
+    params: PyTree,
+    symmetry: AbstractSymmetry | Sequence[AbstractSymmetry],
+    law: Any,
+    *,
+    steps: int = 2000,
+    tolerance: float = 1e-3,
+) -> Prediction:
+    """The end point of SGD from these parameters: the noise equilibrium of the minimum that lies downhill.
+
+    The data loss is minimised by BFGS (`optimistix.BFGS`), a descent method that follows the valley of the start, and
+    the minimum is carried along its orbit by `find_equilibrium`. Weight decay acts on the orbit alone: under L_γ a loss
+    that depends on directions only would have its minimum at θ = 0. Its effect on the loss directions, of order γ, is
+    left out, as is the O(η) spread of SGD around the minimum.
+
+    Args:
+        problem: a finite problem.
+        params: where SGD starts; any pytree of P numbers.
+        symmetry: a symmetry of the loss, or a sequence of them.
+        law: σ² = η/(2S) > 0 or dynamics: best the `SGD` itself, whose exact discrete law is then used.
+        steps: the most steps down.
+        tolerance: the relative slope up to which the place counts as a minimum. The descent goes on to about ε^0.6
+            where the loss is smooth; the kinks of ReLU networks on few samples may stop it before.
+
+    Returns:
+        A `Prediction`.
+
+    Raises:
+        ValueError: what `find_equilibrium` refuses; steps < 1; a tolerance ≤ 0.
+
+    Assumed: SGD at this learning rate stays in the valley of its start. In a network with several minima, or with many
+    minima beyond the orbit, SGD may drift to another one.
+
+    Cost: P² numbers for the descent; the sharpness sums over all directions (P Hessian–vector products) up to P = 4096,
+    and over 4096 random signs (Hutchinson, with a fixed key) beyond.
+    """
+    if not hasattr(steps, "__index__") or steps < 1:
+        raise ValueError(f"steps is {steps}; expected an integer of at least 1.")
+    require(lambda value: value > 0, tolerance, f"tolerance is {tolerance}; expected a number > 0.")
+    problem.require_finite("predict")
+    law = as_law(law)
+    minimum, slope = _descend(problem, params, int(steps))
+    there = find_equilibrium(problem, minimum, symmetry, law)
+    several = not isinstance(symmetry, AbstractSymmetry)
+    charges = tuple(one.charge(there.params) for one in symmetry) if several else symmetry.charge(there.params)
+    return Prediction(
+        params=there.params,
+        charges=charges,
+        sharpness=hessian_trace(problem, there.params),
+        distance=jnp.linalg.norm(flatten(there.params)[0] - flatten(params)[0]),
+        minimum=minimum,
+        slope=slope,
+        status=jnp.where(slope <= tolerance, there.status, Status.NOT_CONVERGED).astype(jnp.int32),
+    )
+
+
+@jit
+def _descend(problem: Problem, params: PyTree, steps: int) -> tuple[PyTree, Array]:
+    theta, unflatten = flatten(params)
+    accuracy = float(jnp.finfo(theta.dtype).eps) ** 0.6
+    found = optx.minimise(
+        lambda theta, _: _data_loss(problem, unflatten(theta)),
+        optx.BFGS(rtol=accuracy, atol=accuracy),
+        theta,
+        max_steps=steps,
+        throw=False,
+    ).value
+    minimum = unflatten(jnp.where(jnp.all(jnp.isfinite(found)), found, theta))
+    (moments,) = bound_moments(problem, minimum, (scaling().bind(minimum),))  # ‖∇L‖² and Tr Σ
+    mean, whole = moments.mean_plus, moments.mean_plus + moments.noise_plus
+    return minimum, jnp.sqrt(jnp.where(whole > 0, mean / jnp.where(whole > 0, whole, 1), 0))
+
+
+def _data_loss(problem: Problem, params: PyTree) -> Float[Array, ""]:
+    return jnp.mean(jax.vmap(problem.sample_loss, in_axes=(None, 0))(params, problem.data))
+
+
+@jit
+def hessian_trace(problem: Problem, params: PyTree) -> Float[Array, ""]:
+    """Tr∇²L of the data loss: exact up to `DENSE` parameters, by random signs beyond."""
+    theta, unflatten = flatten(params)
+    gradient = jax.grad(lambda theta: _data_loss(problem, unflatten(theta)))
+
+    def curvature(direction: Array) -> Float[Array, ""]:
+        return jnp.vdot(direction, jax.jvp(gradient, (theta,), (direction,))[1])
+
+    size = len(theta)
+    if size <= DENSE:
+        return jnp.sum(jax.lax.map(lambda place: curvature(jnp.zeros_like(theta).at[place].set(1)), jnp.arange(size)))
+
+    def estimate(key: Array) -> Float[Array, ""]:
+        return curvature(jax.random.rademacher(key, (size,), theta.dtype))
+
+    return jnp.mean(jax.lax.map(estimate, jax.random.split(jax.random.key(0), DENSE)))

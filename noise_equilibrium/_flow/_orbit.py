@@ -1,0 +1,147 @@
+"""The flow of a charge along its orbit, with the loss directions at rest: theory, "Time scales"."""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from .._noise import bound_moments
+from .._numbers import jit
+from .._problem import Problem
+from .._symmetry import AbstractSymmetry, Bound, BoundSymmetry, ExponentialSymmetry, bind
+from ._law import AbstractLaw, as_law, powers_of
+
+MAX_STEPS = 2**16
+
+
+class OrbitFlow(eqx.Module):
+    """Where the noise carries a point along its orbit.
+
+    Attributes:
+        time: (k,) times, in units of η × steps.
+        element: λ(t), k elements of the charge's shape, 0 at time 0; the point is `act(params, element)`. None in the
+            symmetric algebra, where P may drift for ever along directions in which the legs become empty.
+        charge: Q(t), k charges. NaN where the solver gave up.
+    """
+
+    time: Float[Array, " k"]
+    element: Array | None
+    charge: Array
+
+
+def orbit_flow(problem: Problem, params: PyTree, symmetry: AbstractSymmetry, law: Any, times: Any) -> OrbitFlow:
+    """λ(t) and Q(t) under the Noether flow alone, from any start, by one evaluation of the moments.
+
+    At a minimum of the loss, where the other directions rest, this is the mean motion of SGD for small η. One number
+    per direction moves as dλ/dt = G(λ)/(2 θ_λᵀA²θ_λ). A matrix moves by the least-norm motion with the given dQ/dt,
+    U̇ = UB and Ẇ = −BW with BN + NB = dQ/dt, N = Q₊ + Q₋.
+
+    Args:
+        problem: a finite problem.
+        params: the start; any pytree.
+        symmetry: whose orbit; a scalar, diagonal or symmetric algebra, or an exponential symmetry.
+        law: σ² = η/(2S) > 0 or dynamics; for discrete dynamics the flow is G_d/η.
+        times: (k,) ascending times ≥ 0.
+
+    Returns:
+        An `OrbitFlow`, by an adaptive Runge–Kutta method of order 8 (`diffrax.Dopri8`), to a relative 1e-9 in double
+        and 1e-5 in single precision.
+
+    Raises:
+        ValueError: on a Stream; for a bad law; for times that are not ascending numbers ≥ 0; for a matrix-free A.
+
+    Not checked: that the loss has the symmetry, and that the loss directions rest.
+    """
+    problem.require_finite("orbit_flow")
+    if isinstance(symmetry, ExponentialSymmetry):
+        symmetry.require_matrix("orbit_flow")
+    law = as_law(law)
+    law.charge_law(problem)
+    times = jnp.asarray(times)
+    if times.ndim != 1 or times.size == 0:
+        raise ValueError(f"times has shape {times.shape}; expected a vector of at least one time.")
+    if not isinstance(times, jax.core.Tracer):
+        known = np.asarray(times)
+        if not (np.isfinite(known).all() and known[0] >= 0 and (np.diff(known) >= 0).all()):
+            raise ValueError("times are not ascending numbers ≥ 0; expected times = η × steps, counted from the start.")
+    return _orbit_flow(problem, params, bind(symmetry, params), law, times)
+
+
+@jit
+def _orbit_flow(problem: Problem, params: PyTree, symmetry: Bound, law: AbstractLaw, times: Array) -> OrbitFlow:
+    (moments,) = bound_moments(problem, params, (symmetry,))
+    coefficients = law.charge_law(problem)
+    if isinstance(symmetry, BoundSymmetry) and symmetry.algebra.rank == 2:
+        grams = moments.weight_plus, moments.weight_minus
+        sides = coefficients.sides(moments)
+        if symmetry.blocks == 1:
+            charge = _matrix_flow(grams, sides, times)
+        else:
+            charge = jax.vmap(lambda grams, sides: _matrix_flow(grams, sides, times), out_axes=1)(grams, sides)
+        return OrbitFlow(times.astype(charge.dtype), None, charge)
+
+    sizes, lowers, raises = coefficients.spectrum(moments)
+    weight = jnp.stack(moments.weight) if isinstance(moments.weight, tuple) else moments.weight
+    powers = powers_of(moments, weight.dtype)
+
+    def spread(values: Array, element: Array) -> Array:
+        """e^{2λμ} for every power, of the shape of the weights."""
+        return jnp.exp(2 * jnp.tensordot(values, element, axes=0))
+
+    def speed(_: Any, element: Array, __: Any) -> Array:
+        flow = 2 * jnp.tensordot(sizes, raises / spread(sizes, element) - lowers * spread(sizes, element), axes=1)
+        inertia = 2 * jnp.tensordot(powers**2, weight * spread(powers, element), axes=1)
+        return jnp.where(inertia > 0, flow / jnp.where(inertia > 0, inertia, 1), 0)
+
+    element = _solve(speed, jnp.zeros(weight.shape[1:], weight.dtype), times)
+    charge = jax.vmap(lambda element: jnp.tensordot(powers, weight * spread(powers, element), axes=1))(element)
+    return OrbitFlow(times.astype(weight.dtype), element, charge)
+
+
+def _matrix_flow(grams: tuple[Array, Array], sides: tuple[Array, Array], times: Array) -> Array:
+    """Q from the flow of (Q₊, Q₋, R, T): a motion by B turns Q₊ and R by {B, ·}, and Q₋ and T by −{B, ·}."""
+
+    def speed(_: Any, state: Array, __: Any) -> Array:
+        plus, minus, lowers, raises = state
+        motion = _anticommutator_inverse(plus + minus, 2 * (raises - lowers))
+        turned = motion @ state + state @ motion
+        return turned * jnp.array([1, -1, 1, -1], turned.dtype)[:, None, None]
+
+    with jax.default_matmul_precision("highest"):
+        states = _solve(speed, jnp.stack([*grams, *sides]), times)
+    return states[:, 0] - states[:, 1]
+
+
+def _anticommutator_inverse(matrix: Array, right: Array) -> Array:
+    """The B with BN + NB = right, 0 on the null space of N."""
+    values, vectors = jnp.linalg.eigh(matrix)
+    sums = values[:, None] + values[None, :]
+    known = sums > 8 * len(values) * jnp.finfo(values.dtype).eps * values[-1]
+    turned = vectors.T @ right @ vectors
+    return vectors @ jnp.where(known, turned / jnp.where(known, sums, 1), 0) @ vectors.T
+
+
+def _solve(speed: Any, start: Array, times: Array) -> Array:
+    """The solution at each time, NaN from where the solver gave up."""
+    tolerance = 1e-10 if start.dtype == jnp.float64 else 1e-6
+    times = times.astype(start.dtype)
+    end = times[-1]
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(speed),
+        diffrax.Dopri8(),
+        jnp.zeros_like(end),
+        jnp.where(end > 0, end, 1),
+        None,
+        start,
+        saveat=diffrax.SaveAt(ts=times),
+        stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
+        max_steps=MAX_STEPS,
+        throw=False,
+    ).ys
+    assert solution is not None
+    return jnp.where(jnp.isfinite(solution), solution, jnp.nan)
