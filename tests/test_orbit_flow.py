@@ -82,7 +82,7 @@ def test_sgd_follows_the_flow_from_an_unbalanced_minimum():
     gaps, errors = [], []
     for rate in (0.004, 0.002):
         sgd = ne.SGD(rate, 1)
-        steps = round(4 / rate / rate * 0.004)
+        steps = 2 * round(6 / rate / rate * 0.004)
         times = rate * jnp.array([0.0, steps / 2, steps])
         flow = ne.orbit_flow(problem, start, symmetry, sgd, times).charge
 
