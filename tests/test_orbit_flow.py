@@ -74,7 +74,7 @@ def test_the_flow_starts_at_the_noether_flow_and_ends_at_the_equilibrium(name, l
 
 @pytest.mark.slow
 def test_sgd_follows_the_flow_from_an_unbalanced_minimum():
-    """The gap of SGD's mean charge to the flow is of first order in η or higher: at η/2 it is at most half, and small."""
+    """The gap of SGD's mean charge to the flow is O(η) or smaller: at η/2 it is at most half, and small."""
     problem, _ = linear_problem(d=3)
     exact = jnp.linalg.lstsq(*problem.data)[0].T
     start = linear.Params(2 * jnp.eye(3), exact / 2)
