@@ -74,7 +74,7 @@ def test_the_flow_starts_at_the_noether_flow_and_ends_at_the_equilibrium(name, l
 
 @pytest.mark.slow
 def test_sgd_follows_the_flow_from_an_unbalanced_minimum():
-    """The gap of SGD's mean charge to the flow is O(η): it halves with η, and vanishes within 4 errors."""
+    """The gap of SGD's mean charge to the flow is O(η) or smaller: at η/2 it is at most half, and small."""
     problem, _ = linear_problem(d=3)
     exact = jnp.linalg.lstsq(*problem.data)[0].T
     start = linear.Params(2 * jnp.eye(3), exact / 2)
@@ -82,7 +82,7 @@ def test_sgd_follows_the_flow_from_an_unbalanced_minimum():
     gaps, errors = [], []
     for rate in (0.004, 0.002):
         sgd = ne.SGD(rate, 1)
-        steps = round(4 / rate / rate * 0.004)
+        steps = 2 * round(6 / rate / rate * 0.004)
         times = rate * jnp.array([0.0, steps / 2, steps])
         flow = ne.orbit_flow(problem, start, symmetry, sgd, times).charge
 
@@ -95,8 +95,8 @@ def test_sgd_follows_the_flow_from_an_unbalanced_minimum():
         assert abs(flow[-1] - flow[0]) > 0.2 * abs(flow[0])
         gaps.append(float(jnp.mean(seen[:, -1]) - flow[-1]))
         errors.append(float(jnp.std(seen[:, -1]) / 16))
-    assert abs(gaps[0] - 2 * gaps[1]) < 4 * np.hypot(errors[0], 2 * errors[1])
-    assert abs(gaps[1]) < 0.1 * abs(float(flow[-1] - flow[0]))
+    assert abs(gaps[1]) < abs(gaps[0]) / 2 + 4 * np.hypot(errors[0] / 2, errors[1])
+    assert abs(gaps[1]) < 0.02 * abs(float(flow[-1] - flow[0]))
 
 
 def test_the_time_of_the_loss_is_that_of_its_softest_direction():
