@@ -71,7 +71,7 @@ def build(specification, tokenwise, tied):
     return loss, params, used
 
 
-@settings(max_examples=40)
+@settings(max_examples=16)
 @given(layers, st.sampled_from(sorted(TOKENWISE)), st.booleans(), st.data())
 def test_a_random_network_has_the_moments_of_its_definition(specification, tokenwise, tied, data):
     loss, params, used = build(specification, tokenwise, tied)

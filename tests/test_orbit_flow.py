@@ -54,7 +54,11 @@ SYMMETRIES = {
 }
 
 
-@pytest.mark.parametrize("law", [NOISE_SCALE, ne.SGD(0.1, 2)], ids=["continuous", "discrete"])
+@pytest.mark.parametrize(
+    "law",
+    [NOISE_SCALE, pytest.param(ne.SGD(0.1, 2), marks=pytest.mark.slow)],
+    ids=["continuous", "discrete"],
+)
 @pytest.mark.parametrize("name", SYMMETRIES)
 def test_the_flow_starts_at_the_noether_flow_and_ends_at_the_equilibrium(name, law):
     problem, start = linear_problem(0.02)

@@ -75,6 +75,7 @@ def test_a_run_in_segments_is_the_same_to_the_last_bit(name):
     assert_same_run(in_segments(problem, DYNAMICS[name], params, (8, 8, 8), 4), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.float32
 def test_segments_of_one_step_in_single_precision():
     problem, params = linear_problem()
