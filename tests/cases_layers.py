@@ -88,6 +88,20 @@ def layer_cases() -> list[Case]:
             "embedding-out-of-bounds", lambda e, words: jnp.take(e, words + 4, axis=0, mode="fill", fill_value=0.0)
         ),
         on_words("embedding-clipped", lambda e, words: jnp.take(e, words + 4, axis=0, mode="clip")),
+        on_words(
+            "embedding-of-bytes",  # an index whose type cannot hold the length of the axis
+            lambda e, words: jnp.take(e, words, axis=0),
+            params={"e": normal(1, 256, 3), "u": EMBEDDED["u"]},
+            words=np.random.default_rng(6).integers(0, 256, size=(N, 4)).astype(np.uint8),
+        ),
+        on_words(
+            "embedding-in-every-layer",
+            lambda e, words: jax.lax.scan(lambda h, layer: (jnp.tanh(h + layer[words]), None), jnp.zeros((4, 3)), e)[0],
+            uses=1,
+            escaped=("['e']",),
+            params={"e": normal(1, 2, 6, 3), "u": EMBEDDED["u"]},
+            legs=(ne.Leg(leaf("e"), 2, +1), E[1]),
+        ),
         on_words("embedding-vmap", lambda e, words: jax.vmap(lambda word: e[word])(words)),
         on_words("embedding-scan", lambda e, words: jax.lax.map(lambda word: e[word], words)),
         on_words("embedding-of-one-word", lambda e, word: e[word][None], words=WORDS[:, 0]),

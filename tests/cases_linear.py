@@ -23,6 +23,10 @@ def low_rank(p, z):
     return squared(p["u"] @ jnp.tanh((p["w0"] + 0.3 * (p["a"] @ p["b"])) @ z[0]), z[1])
 
 
+def shifted(w):
+    return jnp.concatenate([w[1:], jnp.zeros_like(w[:1])])
+
+
 def fixed(name):
     """A constant of the right shape, which a loss closes over."""
     return {"diagonal": normal(7, 3), "matrix": normal(8, 3, 3), "right": normal(9, 4, 4), "one": normal(6, 1, 3)}[name]
@@ -75,6 +79,9 @@ def linear_cases() -> list[Case]:
         weight("rows-sliced", lambda w: jnp.concatenate([w[2:], w[:2]]), 3, **tall),
         weight("one-row-sliced", lambda w: jnp.concatenate([w[1:], w[:1]]), 1, ("['w']",)),
         weight("rows-with-a-stride", lambda w: jnp.concatenate([w[::2], jnp.ones((1, 4))]), 2),
+        weight("shifted-twice", lambda w: shifted(shifted(w)), 2, **tall),
+        weight("rows-of-rows", lambda w: jnp.concatenate([(jnp.ones((4, 2)) @ w[:2])[:2]] * 2), 3, **tall),
+        weight("behind-a-barrier", jax.lax.optimization_barrier, 2),
         weight("reversed", lambda w: w[::-1], 2),
         weight("reversed-slice", lambda w: jnp.concatenate([w[:2][::-1], w[2:]]), 3, **tall),
         weight("overlapping-slices", lambda w: w[:, :3] @ jnp.ones((3, 4)) + w[:, 1:] @ jnp.ones((3, 4)), 3),

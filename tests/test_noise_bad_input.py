@@ -121,6 +121,15 @@ def test_nothing_is_raised_inside_a_transformation():
     assert np.all(np.isnan(noise(labels)))
 
 
+def test_a_parameter_without_entries_does_no_harm():
+    params = {**PARAMS, "empty": np.zeros((0, 3))}
+    problem = ne.Problem(lambda p, z: linear(p, z) + jnp.sum(p["empty"] @ z[0][:3]), DATA)
+    symmetry = ne.scaling(leaf("empty"), leaf("u"), leaf("w"))
+    moments = ne.noise_moments(problem, params, symmetry)
+    plain = ne.noise_moments(ne.Problem(linear, DATA), PARAMS, ne.scaling(leaf("u"), leaf("w")))
+    np.testing.assert_allclose(moments.noise_plus, plain.noise_plus, rtol=1e-13)
+
+
 def test_one_sample_has_no_noise_anywhere():
     one = ne.Problem(linear, jax.tree.map(lambda x: x[:1], DATA))
     moments = ne.noise_moments(one, PARAMS, [ROTATION, ne.exponential_symmetry(np.eye(24))])

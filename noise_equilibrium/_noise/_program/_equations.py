@@ -42,6 +42,8 @@ _READERS = {
     "convert_element_type": rearranged,
     "copy": rearranged,
     "copy_p": rearranged,
+    "sharding_constraint": rearranged,
+    "optimization_barrier": rearranged,
     "add": added,
     "add_any": added,
     "sub": added,

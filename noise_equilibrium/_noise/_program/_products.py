@@ -111,6 +111,8 @@ def rows(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Used | None:
         label = view.whole(look_up.axis)
         if label is None or any(step.label == label and not isinstance(step, Scale) for step in view.maps):
             return None
+        if any(axis is not None for axis in view.loops):  # an index has no axis of the parameter to run over
+            return None
         output: list[Axis] = [_position(place, n) for place, n in enumerate(aval(eqn.outvars[0]).shape)]
         for place, ours in zip(look_up.offsets, look_up.kept, strict=True):
             output[place] = view.axes[ours] if ours != look_up.axis else ()

@@ -73,7 +73,7 @@ def tap(problem: Problem, params: PyTree, leaves: Sequence[int]) -> TappedLoss:
         return problem.sample_loss(rebuild(arrays), sample)
 
     jaxpr = jax.make_jaxpr(loss)(arrays, sample)
-    escaped: dict[int, str] = {}
+    escaped = {leaf: "no entries" for leaf in leaves if not arrays[leaf].size}
     while True:  # what escapes is read as a constant, so that the uses of all others are those of the final program
         facts = tuple(
             Fact((view_of(place, arrays[place].shape),) if place in leaves and place not in escaped else ())
@@ -187,6 +187,8 @@ def _index(eqn: core.JaxprEqn, operands: Sequence[Any], use: Use) -> Array:
     assert look_up is not None
     index = jnp.asarray(operands[1 + look_up.axis]) if look_up.apart else operands[1][..., look_up.component]
     index = index.reshape([n for n in index.shape if n != 1])
+    if index.dtype.itemsize < 4:  # the length of the axis may not fit
+        index = index.astype(jnp.int32)
     if look_up.clips:
         return jnp.clip(index, 0, length - 1).astype(jnp.int32)
     return jnp.where((index >= 0) & (index < length), index, length).astype(jnp.int32)

@@ -197,13 +197,19 @@ class View(NamedTuple):
         return n
 
     @property
-    def windows(self) -> tuple[Window, ...]:
-        """The slices that were taken of the parameter itself, before any other map of their axis."""
-        first: dict[int, AxisMap] = {}
-        for step in self.maps:
+    def window_places(self) -> dict[int, int]:
+        """Where among the maps the slices of the parameter itself are, before any other map of their axis; by axis."""
+        first: dict[int, int] = {}
+        for place, step in enumerate(self.maps):
             if not isinstance(step, Scale):
-                first.setdefault(step.label, step)
-        return tuple(step for _, step in sorted(first.items()) if isinstance(step, Window))
+                first.setdefault(step.label, place)
+        return {label: place for label, place in sorted(first.items()) if isinstance(self.maps[place], Window)}
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """These slices."""
+        steps = (self.maps[place] for place in self.window_places.values())
+        return tuple(step for step in steps if isinstance(step, Window))
 
 
 def view_of(leaf: int, shape: tuple[int, ...]) -> View:
@@ -257,13 +263,13 @@ def pull(
     order = sorted(range(len(atoms)), key=lambda i: (labels.index(atoms[i].label), -atoms[i].stride))
     lengths = [math.prod(atom.size for atom in atoms if atom.label == label) for label in labels]
     array = array.reshape([atom.size for atom in atoms]).transpose(order).reshape(lengths)
-    kept = view.windows
-    for step, value in reversed(list(zip(view.maps, values, strict=True))):
+    kept = view.window_places.values()
+    for place, (step, value) in reversed(list(enumerate(zip(view.maps, values, strict=True)))):
         if isinstance(step, Scale):
             array = step.pull(array, 0, value) if scaled else array
             continue
         mine = scaled or step.label not in shared or not isinstance(step, Diagonal)
-        if mine and step.label in labels and step not in kept:
+        if mine and step.label in labels and place not in kept:
             array = step.pull(array, labels.index(step.label), value)
     return array, labels
 
