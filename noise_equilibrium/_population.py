@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
-from ._counter import sampler_key
 from ._numbers import Traced
 from ._parameters import is_array
 
@@ -37,12 +36,8 @@ class Stream(AbstractPopulation):
         self.draw = pure(draw, "draw(key) -> sample")
 
     def batch(self, key: PRNGKeyArray, size: int) -> PyTree:
-        """`size` independent samples, stacked along a leading axis.
-
-        Each has a key of its own, of a kind of threefry that draws faster on a CPU: `draw` on a key of the default kind
-        gives other numbers.
-        """
-        return jax.vmap(self.draw)(jax.random.split(sampler_key(key), size))
+        """`size` independent samples, each with a key of its own, stacked along a leading axis."""
+        return jax.vmap(self.draw)(jax.random.split(key, size))
 
     def draw_set(self, key: PRNGKeyArray, n: int) -> PyTree:
         """The same as `batch`."""
@@ -92,7 +87,7 @@ class Redrawn(AbstractPopulation):
     def visit(self, key: PRNGKeyArray, indices: Int[Array, " S"]) -> PyTree:
         """The samples of these indices, each redrawn with a key of its own; stacked along a leading axis."""
         samples = jax.tree_util.tree_map(lambda leaf: jnp.asarray(leaf)[indices], self.data)
-        keys = jax.vmap(lambda place: jax.random.fold_in(sampler_key(key), place))(jnp.arange(indices.shape[0]))
+        keys = jax.vmap(lambda place: jax.random.fold_in(key, place))(jnp.arange(indices.shape[0]))
         return jax.vmap(self.redraw)(keys, samples)
 
     def draw_set(self, key: PRNGKeyArray, n: int) -> PyTree:
