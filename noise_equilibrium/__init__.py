@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from . import data, models
+from . import data, exact, models
 from ._dynamics import (
     GD,
     SDE,
@@ -127,6 +127,7 @@ __all__ = [
     "data",
     "double_rotation",
     "estimate_moments",
+    "exact",
     "expected_charge_step",
     "explain",
     "exponential_symmetry",

@@ -138,3 +138,121 @@ def test_digits_are_standardised_and_centred():
     np.testing.assert_allclose(y.mean(axis=0), 0, atol=1e-12)
     np.testing.assert_allclose(np.sort(y, axis=1)[:, -1] - np.sort(y, axis=1)[:, 0] > 0.9, True)
     np.testing.assert_allclose(ne.data.digits(scale=2.0)[0].std(axis=0), 2, rtol=1e-12)
+
+
+# --- samples with the noise of the population ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("d_in", "d_out"), [(1, 1), (2, 2), (4, 5), (6, 9)])
+def test_noise_matched_samples_have_every_moment_up_to_the_fourth(d_in, d_out):
+    population = ne.data.LinearTeacher(jnp.zeros((d_out, d_in)), np.eye(d_in), np.eye(d_out))
+    z = np.concatenate(population.noise_matched(), axis=1)
+    d = d_in + d_out
+    np.testing.assert_allclose(z.mean(0), 0, atol=1e-13)
+    np.testing.assert_allclose(z.T @ z / len(z), np.eye(d), atol=1e-13)
+    pairs = np.einsum("ni,nj->nij", z, z).reshape(len(z), -1)
+    np.testing.assert_allclose(z.T @ pairs / len(z), 0, atol=1e-12)
+    eye = np.eye(d)
+    isserlis = sum(np.einsum(f"{a},{b}->ijkl", eye, eye) for a, b in (("ij", "kl"), ("ik", "jl"), ("il", "jk")))
+    np.testing.assert_allclose(pairs.T @ pairs / len(z), isserlis.reshape(d * d, d * d), atol=1e-11)
+
+
+def test_noise_matched_samples_have_the_covariances_of_their_teacher():
+    population = teacher()
+    x, y = population.noise_matched()
+    noise = y - x @ population.V.T
+    assert (x.shape, y.shape) == ((100, 3), (100, 2))
+    np.testing.assert_allclose(x.T @ x / 100, random_covariance(3, 1), rtol=1e-12)
+    np.testing.assert_allclose(noise.T @ noise / 100, random_covariance(2, 2), rtol=1e-12)
+
+
+def test_noise_matched_samples_have_their_limit():
+    assert ne.data.LinearTeacher(jnp.ones((1, 30)), np.eye(30), np.eye(1)).noise_matched()[0].shape == (1156, 30)
+    with pytest.raises(ValueError, match="moments of 256 dimensions are to be matched; expected at most 255"):
+        ne.data.LinearTeacher(jnp.ones((1, 255)), np.eye(255), np.eye(1)).noise_matched()
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+MODELS = {
+    "two-layer": (
+        lambda key: linear.init(key, 3, 4, 2),
+        linear,
+        [linear.symmetry],
+        (3, 2),
+    ),
+    "deep": (
+        lambda key: ne.models.deep_linear.init(key, 3, [4, 5], 2),
+        ne.models.deep_linear,
+        ne.models.deep_linear.symmetries(3),
+        (3, 2),
+    ),
+    "rank-one": (
+        lambda key: ne.models.rank_one.init(key, 4),
+        ne.models.rank_one,
+        [ne.models.rank_one.symmetry, ne.models.rank_one.rescaling],
+        ((), ()),
+    ),
+    "scale-invariant": (
+        lambda key: jax.random.normal(key, (3,)),
+        ne.models.scale_invariant,
+        [ne.models.scale_invariant.symmetry],
+        (3, ()),
+    ),
+}
+
+
+def samples_of(shapes, n=5):
+    sizes = [(size,) if isinstance(size, int) else size for size in shapes]
+    return tuple(
+        jax.random.normal(key, (n, *size))
+        for key, size in zip(jax.random.split(jax.random.key(9), 2), sizes, strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_has_the_symmetries_next_to_it(name):
+    start, model, symmetries, shapes = MODELS[name]
+    params = start(jax.random.key(0))
+    problem = ne.Problem(model.loss, samples_of(shapes))
+    for symmetry in symmetries:
+        ne.check_symmetry(problem, params, symmetry)
+        charge = symmetry.charge(params)
+        draw = jax.random.normal(jax.random.key(1), charge.shape)
+        moved = symmetry.act(params, (draw + draw.T) / 2)
+        np.testing.assert_allclose(problem.risk(moved), problem.risk(params), rtol=1e-10)
+        assert float(jnp.linalg.norm(symmetry.charge(moved) - charge)) > 0.1
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_is_the_squared_error_of_its_prediction(name):
+    start, model, _, shapes = MODELS[name]
+    params, (x, y) = start(jax.random.key(0)), samples_of(shapes)
+    errors = jax.vmap(model.predict, (None, 0))(params, x) - y
+    losses = jax.jit(jax.vmap(model.loss, (None, 0)))(params, (x, y))
+    np.testing.assert_allclose(losses, jnp.sum(errors.reshape(5, -1) ** 2, axis=1), rtol=1e-12)
+
+
+def test_a_deep_network_is_the_product_of_its_weights():
+    weights = ne.models.deep_linear.init(jax.random.key(0), 3, [4, 5], 2)
+    assert [w.shape for w in weights] == [(4, 3), (5, 4), (2, 5)]
+    x = jnp.arange(3.0)
+    np.testing.assert_allclose(ne.models.deep_linear.predict(weights, x), weights[2] @ weights[1] @ weights[0] @ x)
+    wide = ne.models.deep_linear.init(jax.random.key(0), 100, [90], 110)
+    for weight in wide:
+        np.testing.assert_allclose(jnp.std(weight), weight.shape[1] ** -0.5, rtol=0.05)
+    upper, lower = ne.models.deep_linear.symmetries(3)[1].charge(weights), weights[2].T @ weights[2]
+    np.testing.assert_allclose(upper, lower - weights[1] @ weights[1].T, rtol=1e-12, atol=1e-15)
+
+
+def test_one_layer_has_no_double_rotation():
+    with pytest.raises(ValueError, match="depth is 1; expected an integer of at least 2"):
+        ne.models.deep_linear.symmetries(1)
+
+
+def test_the_gradients_of_rank_one_are_the_factor_times_the_other_side():
+    params, sample = ne.models.rank_one.init(jax.random.key(0), 4), (jnp.array(1.5), jnp.array(-0.5))
+    factor = ne.models.rank_one.factor(params, sample)
+    gradient = jax.grad(ne.models.rank_one.loss)(params, sample)
+    np.testing.assert_allclose(gradient.up, factor * params.down, rtol=1e-13)
+    np.testing.assert_allclose(gradient.down, factor * params.up, rtol=1e-13)
