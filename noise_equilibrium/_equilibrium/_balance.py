@@ -99,7 +99,7 @@ def _balance_matrices(
 
 
 def _stuck(symmetry: BoundSymmetry, arrays: list[Array], parts: Parts) -> tuple[Array, Array]:
-    """The projectors on what has no finite limit: of 𝓑, where − legs would be blown up, and of 𝓒, where + legs would."""
+    """The projectors on what has no finite limit: of 𝓑, where − legs would be blown up; of 𝓒, where + legs would."""
     over_blocks = (lambda function: function) if symmetry.blocks == 1 else jax.vmap
     arrays = jax.lax.stop_gradient(arrays)
 
