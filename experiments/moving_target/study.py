@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import noise_equilibrium as ne
@@ -23,6 +24,7 @@ from noise_equilibrium import plots
 from noise_equilibrium.models import two_layer_linear as linear
 
 SYMMETRY = ne.rescaling(lambda params: params.up, lambda params: params.down)
+TEACHER = np.array([[0.8, -0.4], [0.3, 0.6]])
 SLOPE = 1.0  # c₀ of the synthetic flow
 CASES = {"drift": (1.0, 0.0), "diffusion": (0.0, 1.0), "both": (1.0, 1.0), "at rest": (0.0, 0.0)}  # (μ, s)
 RECORDS = 200
@@ -122,11 +124,16 @@ def limit(drift: float, spread: float, slope: float) -> float:
 def training(preset: Preset, key: Array) -> dict[str, np.ndarray]:
     """C, C* and the least κ on the orbit segment between them, along runs of SGD; μ and s from the motion of C*."""
     keys = jax.random.split(key, 3)
-    teacher = ne.data.LinearTeacher(np.array([[0.8, -0.4], [0.3, 0.6]]), np.eye(2), 0.25 * np.eye(2))
+    teacher = ne.data.LinearTeacher(TEACHER, np.eye(2), 0.25 * np.eye(2))
     data = jax.tree_util.tree_map(lambda leaf: jnp.asarray(leaf, jnp.float64), teacher.moment_matched(keys[0], 64))
     problem = ne.Problem(linear.loss, data, preset.decay)
-    init = linear.init(keys[1], 2, 2, 2)
-    start = linear.Params(*(jnp.asarray(leaf, jnp.float64) for leaf in (0.4 * init.up, 2.5 * init.down)))
+    # The minimum itself, with the layers in a random basis and out of balance by e^{±1/2}.
+    left, singular, right = np.linalg.svd(TEACHER)
+    basis = np.linalg.qr(np.asarray(jax.random.normal(keys[1], (2, 2), jnp.float64)))[0]
+    start = linear.Params(
+        jnp.asarray(np.exp(-0.5) * (left * singular**0.5) @ basis.T),
+        jnp.asarray(np.exp(0.5) * basis @ (singular[:, None] ** 0.5 * right)),
+    )
     sgd = ne.SGD(preset.rate, 1)
 
     def observe(params: linear.Params) -> Float[Array, " 3"]:
@@ -152,9 +159,6 @@ def training(preset: Preset, key: Array) -> dict[str, np.ndarray]:
     seen = np.asarray(runs(jax.random.split(keys[2], preset.seeds)))
     charge, target, slopes = seen[..., 0], seen[..., 1], seen[..., 2]
     time = np.arange(RECORDS + 1) * every * preset.rate
-    # The risk settles in the first tenth; the theorem is about the slow motion after it.
-    first = RECORDS // 10
-    charge, target, slopes, time = charge[:, first:], target[:, first:], slopes[:, first:], time[first:] - time[first]
     steps = np.diff(target, axis=1)
     return {
         "sgd_time": time,
@@ -219,38 +223,50 @@ def _metrics(preset: Preset, arrays: dict[str, np.ndarray]) -> list[Metric]:
 
 
 def draw(arrays: dict[str, np.ndarray]) -> Figure:
-    """E Y² against its bounds, medians of the ratio, and the training run."""
+    """E Y² against its bounds, medians of the ratio, and the training run with its own bound."""
     colors = {"drift": plots.SGD, "diffusion": plots.SDE, "both": plots.GD}
-    with plots.figure(11, 3.3, columns=3) as (drawing, (left, middle, right)):
-        axes = left.subplots()
-        time = arrays["time"]
-        for name, series in colors.items():
-            square, error = arrays[f"{name}_square"], 3 * arrays[f"{name}_error"]
-            axes.plot(time, square, color=series.color, label=name)
-            axes.fill_between(time, square - error, square + error, color=series.color, alpha=0.25, lw=0)
-            allowed = bound(time, 4.0, *CASES[name], SLOPE)
-            axes.plot(time, allowed, color=series.color, lw=0.9, ls=":")
-            axes.plot([12, 20], [limit(*CASES[name], SLOPE)] * 2, color=series.color, lw=0.9, ls=(0, (5, 2)))
-        axes.plot([], [], color="0.3", lw=0.9, ls=":", label="bound at every time")
-        axes.plot([], [], color="0.3", lw=0.9, ls=(0, (5, 2)), label="bound of the limit")
-        axes.set(xlim=(0, 20), yscale="log", ylim=(0.05, 30), xlabel="$c_0 t$", ylabel="$E[(C - C^*)^2]$")
-        axes.set_title("a moving equilibrium is followed")
-        axes.legend(loc="upper right", ncols=2)
+    time = arrays["time"]
+    with plots.figure(11, 4.2, columns=3) as (drawing, (left, middle, right)):
+        panels = left.subplots(3, 1, sharex=True)
+        for axes, (name, series) in zip(panels, colors.items(), strict=True):
+            _squares(axes, time, arrays, name, series)
+            plots.theory(axes, time, bound(time, 4.0, *CASES[name], SLOPE), "bound")
+            limits = np.full(2, limit(*CASES[name], SLOPE))
+            axes.plot([10, 20], limits, color="black", lw=0.9, ls=(0, (5, 2)), label="bound of the limit")
+            axes.set(xlim=(0, 20), yscale="log", ylim=(0.05, 9), ylabel="$E[Y^2]$")
+            axes.text(0.97, 0.04, name, transform=axes.transAxes, ha="right", va="bottom", fontsize=8.5)
+        panels[0].set_title("a moving equilibrium is followed")
+        panels[0].legend(loc="upper center", ncols=3, fontsize=7, columnspacing=1, handlelength=1.6)
+        panels[-1].set_xlabel("$c_0 t$")
 
         axes = middle.subplots()
         inside = time > 0
         for name, series in colors.items():
             axes.loglog(time[inside], arrays[f"{name}_ratio"][inside], color=series.color, ls=series.line, label=name)
         reference = time[time > 5]
-        axes.loglog(reference, 1.2 / reference, color="0.4", lw=0.9, ls=":", label="$t^{-1}$, $t^{-1/2}$")
-        axes.loglog(reference, 1.6 * reference**-0.5, color="0.4", lw=0.9, ls=":")
-        axes.set(xlabel="$c_0 t$", ylabel="median of $|C - C^*|/|C^*|$", title="ever better, relative to its size")
+        plots.theory(axes, reference, 1.2 / reference, "$t^{-1}$, $t^{-1/2}$")
+        plots.theory(axes, reference, 1.6 * reference**-0.5, None)
+        axes.set(xlabel="$c_0 t$", ylabel="median of $|Y|/|C^*|$", title="ever better, relative to its size")
         axes.legend(loc="lower left")
 
-        axes = right.subplots()
-        plots.runs(axes, arrays["sgd_time"], arrays["sgd_charge"], plots.Series("charge $C$", plots.SGD.color))
+        above, below = right.subplots(2, 1, sharex=True)
+        ages = arrays["sgd_time"]
+        plots.runs(above, ages, arrays["sgd_charge"], plots.Series("charge $C$", plots.SGD.color))
         target = plots.Series("equilibrium $C^*$", plots.SDE.color, (0, (4, 1.5)))
-        plots.runs(axes, arrays["sgd_time"], arrays["sgd_target"], target)
-        axes.set(xlabel="time $\\eta\\,\\times$ steps", ylabel="charge", title="SGD on a linear network")
-        axes.legend(loc="lower right")
+        plots.runs(above, ages, arrays["sgd_target"], target)
+        above.set(ylabel="charge", title="SGD on a linear network")
+        above.legend(loc="lower right")
+        _squares(below, ages, arrays, "sgd", plots.SGD)
+        drift, spread, slope = (float(arrays[f"sgd_{name}"]) for name in ("drift", "spread", "slope"))
+        start = float(arrays["sgd_square"][0])
+        plots.theory(below, ages, bound(ages, start, drift, spread, slope), "bound by the measured $\\mu$, $s$, $c_0$")
+        below.set(yscale="log", xlabel="time $\\eta\\,\\times$ steps", ylabel="$E[Y^2]$")
+        below.legend(loc="upper right")
     return drawing
+
+
+def _squares(axes: Axes, time: np.ndarray, arrays: dict[str, np.ndarray], name: str, series: plots.Series) -> None:
+    """E Y² with three standard errors to both sides."""
+    square, error = arrays[f"{name}_square"], 3 * arrays[f"{name}_error"]
+    axes.plot(time, square, color=series.color, label="measured")
+    axes.fill_between(time, np.maximum(square - error, 1e-12), square + error, color=series.color, alpha=0.3, lw=0)

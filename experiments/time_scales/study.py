@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -23,6 +24,8 @@ from noise_equilibrium.models.two_layer_linear import Params, loss, symmetry
 
 TEACHER = np.diag([0.5, 0.4, 0.3, 0.0125])
 NOISE = 0.5  # σ_ε²
+SHADES = colormaps["viridis"]
+TILT = 0.6  # the largest |log P| from the equilibrium to the start
 RECORDS = 200
 
 
@@ -55,8 +58,9 @@ def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray],
         balanced = Params(jnp.asarray(root), jnp.asarray(root))
         there = ne.find_equilibrium(problem, balanced, symmetry, preset.rates[0] / 2).params
         draw = np.random.default_rng(seed)
-        tilt = 0.3 * draw.normal(size=(d, d))
-        start = symmetry.act(there, jnp.asarray(tilt + tilt.T))
+        tilt = draw.normal(size=(d, d))
+        # As far from the equilibrium for every seed: the bias of SGD grows with the curvature out there.
+        start = symmetry.act(there, jnp.asarray(TILT * (tilt + tilt.T) / np.linalg.norm(tilt + tilt.T, 2)))
         scales = [ne.time_scales(problem, there, symmetry, ne.SDE(rate, 1)) for rate in preset.rates]
         kappa, h = np.array([1 / float(s.equi) for s in scales]), 1 / float(scales[0].erm)
         curves, errors, predicted = [], [], []
@@ -165,11 +169,11 @@ def draw_figure(arrays: dict[str, np.ndarray]) -> Figure:
     """The charge in its own time, and the two rates against the noise scale."""
     with plots.figure(8, 3.3, columns=2) as (drawing, (left, right)):
         axes = left.subplots()
-        count = len(arrays["overlap"])
+        count, styles = len(arrays["overlap"]), ("-", (0, (6, 2)), (0, (4, 1.5)), "-.", (0, (2, 1)))
         for row, (curve, error) in enumerate(zip(arrays["overlap"], arrays["overlap_error"], strict=True)):
-            shade = str(0.05 + 0.6 * row / max(count - 1, 1))
+            shade, style = SHADES(0.15 + 0.7 * row / max(count - 1, 1)), styles[row % len(styles)]
             label = f"SGD, $\\sigma^2$ = {arrays['noise_scale'][row]:g}"
-            axes.plot(arrays["kappa_time"], curve, color=shade, lw=1.2, label=label)
+            axes.plot(arrays["kappa_time"], curve, color=shade, ls=style, lw=1.4, label=label)
             axes.fill_between(arrays["kappa_time"], curve - 3 * error, curve + 3 * error, color=shade, alpha=0.15, lw=0)
         plots.theory(axes, arrays["kappa_time"], arrays["overlap_predicted"][0], "flow along the orbit")
         axes.set(

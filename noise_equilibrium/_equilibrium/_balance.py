@@ -13,7 +13,7 @@ from .._noise import AbstractMoments
 from .._parameters import flatten
 from .._symmetry import Bound, BoundSymmetry
 from ._elementwise import Balance, balance_elements
-from ._geometric_mean import balance_matrices, limit_directions
+from ._geometric_mean import Parts, balance_matrices, floors, occupied, split, where_needed
 from ._root import Spectrum
 
 
@@ -91,22 +91,34 @@ def _balance_matrices(
 ) -> Balance:
     over_blocks = (lambda function: function) if symmetry.blocks == 1 else jax.vmap
     with jax.default_matmul_precision("highest"):
-        limits = over_blocks(limit_directions)(*sides, resolution)
-        minus_on_zero = _weights(symmetry, _projected(symmetry, arrays, limits[0]))[1]
-        plus_on_infinity = _weights(symmetry, _projected(symmetry, arrays, limits[1]))[0]
-        sizes = [jnp.trace(jnp.sum(weight, axis=0)) for weight in _weights(symmetry, arrays)]
-        blown_up = (
-            symmetry.public(minus_on_zero / jnp.where(sizes[1] > 0, sizes[1], 1)),
-            symmetry.public(plus_on_infinity / jnp.where(sizes[0] > 0, sizes[0], 1)),
-        )
-        found = over_blocks(balance_matrices)(*sides, resolution, limits, blown_up)
+        least = over_blocks(floors)(resolution)
+        parts = over_blocks(split)(*sides, least)
+        stuck = _stuck(symmetry, arrays, parts)
+        found = over_blocks(balance_matrices)(*sides, least, parts, stuck)
     return found._replace(diverges=jnp.any(found.diverges), idle=jnp.all(found.idle))
+
+
+def _stuck(symmetry: BoundSymmetry, arrays: list[Array], parts: Parts) -> tuple[Array, Array]:
+    """The projectors on what has no finite limit: of 𝓑, where − legs would be blown up; of 𝓒, where + legs would."""
+    over_blocks = (lambda function: function) if symmetry.blocks == 1 else jax.vmap
+    arrays = jax.lax.stop_gradient(arrays)
+
+    def full() -> tuple[Array, Array]:
+        minus_on_zero = _weights(symmetry, _projected(symmetry, arrays, parts.to_zero))[1]
+        plus_on_infinity = _weights(symmetry, _projected(symmetry, arrays, parts.to_infinity))[0]
+        plus, minus = (jnp.trace(jnp.sum(weight, axis=0)) for weight in _weights(symmetry, arrays))
+        grams = minus_on_zero / jnp.where(minus > 0, minus, 1), plus_on_infinity / jnp.where(plus > 0, plus, 1)
+        return tuple(over_blocks(occupied)(symmetry.public(gram)) for gram in grams)  # pyright: ignore[reportReturnType]
+
+    ranks = parts.ranks
+    nothing = jnp.zeros_like(parts.to_zero)
+    return where_needed(jnp.any(ranks.lowers + ranks.raises > 2 * ranks.core), full, (nothing, nothing))
 
 
 def _weights(symmetry: BoundSymmetry, arrays: list[Array]) -> tuple[Array, Array]:
     """The Grams of all + legs and of all − legs, of the internal shape."""
     plus = minus = jnp.zeros(symmetry.shape, arrays[0].dtype)
-    for power, gram in symmetry.grams(jax.lax.stop_gradient(arrays)).items():
+    for power, gram in symmetry.grams(arrays).items():
         plus, minus = (plus + gram, minus) if power > 0 else (plus, minus + gram)
     return plus, minus
 

@@ -71,7 +71,9 @@ def search(
         return _sweep(problem, rebuild, symmetries, law, turns, state)
 
     start = _at(arrays, symmetries)
-    first, _ = jax.lax.scan(lambda state, _: (sweep(state), None), start, length=FIRST_SWEEPS)
+    first = start
+    for _ in range(FIRST_SWEEPS):  # not a scan, whose derivative of a gradient forgets what is held constant inside
+        first = sweep(first)
     end = _iterate(sweep, _unmoved(first, start))
     # From where derivatives are known: the remaining motions as constants, and what the theorem says of their changes.
     rest = jax.lax.stop_gradient((end.motions, end.elements))
