@@ -9,12 +9,14 @@ from experiments._metrics import table
 from experiments.alignment import Alignment
 from experiments.approximate_symmetry import ApproximateSymmetry
 from experiments.moving_target import MovingTarget
+from experiments.sign_alignment import SignAlignment
 from experiments.time_scales import TimeScales
 
 EXPERIMENTS = {
     "alignment": Alignment,
     "approximate_symmetry": ApproximateSymmetry,
     "moving_target": MovingTarget,
+    "sign_alignment": SignAlignment,
     "time_scales": TimeScales,
 }
 

@@ -76,7 +76,7 @@ def test_devices_are_taken_out_of_the_command_line(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["approximate_symmetry", "moving_target", "time_scales"])
+@pytest.mark.parametrize("name", ["approximate_symmetry", "moving_target", "sign_alignment", "time_scales"])
 def test_a_quick_study_passes_every_metric(name, tmp_path):
     command = [sys.executable, "-m", "experiments", name, "--quick", "--out", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
