@@ -260,7 +260,8 @@ def draw(arrays: dict[str, np.ndarray]) -> Figure:
         drift, spread, slope = (float(arrays[f"sgd_{name}"]) for name in ("drift", "spread", "slope"))
         start = float(arrays["sgd_square"][0])
         plots.theory(below, ages, bound(ages, start, drift, spread, slope), "bound by the measured $\\mu$, $s$, $c_0$")
-        below.set(yscale="log", xlabel="time $\\eta\\,\\times$ steps", ylabel="$E[Y^2]$")
+        lowest = float(arrays["sgd_square"].min()) / 10
+        below.set(yscale="log", xlabel="time $\\eta\\,\\times$ steps", ylabel="$E[Y^2]$", ylim=(lowest, 1e3 * start))
         below.legend(loc="upper right")
     return drawing
 
