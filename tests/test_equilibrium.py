@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import noise_equilibrium as ne
+from noise_equilibrium._equilibrium import _psd
 from noise_equilibrium.models import two_layer_linear as linear
 
 UP, DOWN = linear.symmetry.legs[0].where, linear.symmetry.legs[1].where
@@ -575,3 +576,14 @@ def test_half_precision_is_balanced_in_single_and_kept_in_half(down):
     assert (found.params.up.dtype, found.params.down.dtype) == (jnp.bfloat16, down)
     assert found.status in (ne.Status.CONVERGED, ne.Status.LIMIT)
     assert found.residual < 0.02  # the rounding of bfloat16 is 2⁻⁸
+
+
+@pytest.mark.parametrize("rank", [0, 1, 6])
+@pytest.mark.parametrize("scale", [1e-150, 1.0, 1e150])
+def test_the_largest_eigenvalue_is_found_without_a_decomposition(rank, scale):
+    """Never too small, and too large by at most rank^{1/32}, at sizes whose 32nd power no number can hold."""
+    root = np.random.default_rng(0).normal(size=(6, rank))
+    matrix = scale * root @ root.T
+    exact = np.linalg.eigvalsh(matrix)[-1] if rank else 0.0
+    found = float(_psd.largest(jnp.asarray(matrix)))
+    assert exact * (1 - 1e-13) <= found <= exact * max(rank, 1) ** (1 / 32) * (1 + 1e-13)

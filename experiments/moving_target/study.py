@@ -122,7 +122,11 @@ def limit(drift: float, spread: float, slope: float) -> float:
 
 
 def training(preset: Preset, key: Array) -> dict[str, np.ndarray]:
-    """C, C* and the least κ on the orbit segment between them, along runs of SGD; μ and s from the motion of C*."""
+    """C, C* and the least κ on the orbit segment between them, along runs of SGD; μ and s from the motion of C*.
+
+    The runs start at the minimum and out of balance: from random weights some diverge before they get there, and C may
+    begin as close to C* as it ends.
+    """
     keys = jax.random.split(key, 3)
     teacher = ne.data.LinearTeacher(TEACHER, np.eye(2), 0.25 * np.eye(2))
     data = jax.tree_util.tree_map(lambda leaf: jnp.asarray(leaf, jnp.float64), teacher.moment_matched(keys[0], 64))

@@ -146,7 +146,7 @@ def _metrics(arrays: dict[str, np.ndarray]) -> list[Metric]:
     held = arrays["gd_coherence"][:, settled]
     return [
         Metric("C_kl' = (1 − η²â²) C_kl for every step and (k, l), relative", 0, float(arrays["identity"]), high=1e-12),
-        Metric("spread of C_kl(t)/C_kl(0) over (k, l) after a tenth of the run", 0, spread, high=1e-6),
+        Metric("spread of C_kl(t)/C_kl(0) over (k, l) after a tenth of the run", 0, spread, high=1e-9),
         Metric("rate of decay over 2σ²Var(a) of the SDE, median", 1, ratio["sde"], 0.94, 1.06),
         Metric("rate of decay over the discrete rate, median", 1, ratio["discrete"], 0.97, 1.03),
         Metric("sign coherence at the end of SGD, least", 1, float(arrays["sgd_coherence"][:, -1].min()), low=0.9999),
@@ -154,7 +154,7 @@ def _metrics(arrays: dict[str, np.ndarray]) -> list[Metric]:
             "change of the sign coherence under GD, largest",
             0,
             float(np.abs(arrays["gd_coherence"][:, -1] - held).max()),
-            high=1e-6,
+            high=1e-9,
         ),
         Metric("sign coherence at the end of GD, median", None, float(np.median(held)), high=0.95),
     ]

@@ -25,6 +25,10 @@ def sign_alignment_rate(
         gap: Δ, 0 at the minimum; E Δ² may be put in by its root.
         weight_decay: γ.
 
+    Not checked: that the variances and γ are not negative, and that x and ε are Gaussian.
+
+    Source: theory, "Solvable case".
+
     Example:
         >>> import noise_equilibrium as ne
         >>> sgd = ne.SGD(learning_rate=0.005, batch_size=1)
@@ -51,6 +55,10 @@ def scale_invariant_norm(
         times: times, η × steps.
         weight_decay: γ ≥ 0.
 
+    Not checked: the signs of these numbers, and that the direction of θ is at its minimum from the start.
+
+    Source: Eq. (7) for the charge ‖θ‖² with Tr Σ(θ) = K/‖θ‖².
+
     Example:
         >>> import noise_equilibrium as ne
         >>> ne.exact.scale_invariant_norm(1.0, 2.0, 0.5, [0.0, 3.75]).tolist()  # 1, (1 + 4·0.5·2·3.75)^{1/4}
@@ -59,6 +67,6 @@ def scale_invariant_norm(
     times, decay = jnp.asarray(times), jnp.asarray(weight_decay)
     exponent = 8 * decay * times
     # (1 − e^{−x})/x, which is 1 at 0.
-    share = jnp.where(exponent > 0, -jnp.expm1(-exponent) / jnp.where(exponent > 0, exponent, 1), 1)
+    share = jnp.where(exponent == 0, 1, -jnp.expm1(-exponent) / jnp.where(exponent == 0, 1, exponent))
     grown = 4 * jnp.asarray(noise_scale) * jnp.asarray(noise) * times * share
     return (jnp.asarray(norm) ** 4 * jnp.exp(-exponent) + grown) ** 0.25
