@@ -526,6 +526,37 @@ def test_single_precision_is_enough(name):
         np.testing.assert_allclose(jnp.trace(found.to_infinity), minus_die, atol=1e-5)
 
 
+@pytest.mark.float32
+@pytest.mark.parametrize("name", ["5-3-5", "3-5-3", "4-5-3"])
+def test_single_precision_far_from_balance_is_refined(name):
+    """Legs a factor 10 out of balance: their R has eigenvalues 10⁴ apart."""
+    shape, plus_die, minus_die = SHAPES[name]
+    single, start = linear_problem(*shape)
+    width = start.up.shape[1]
+    errors = []
+    for seed in range(3):
+        turn, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(width, width)))
+        element = turn @ np.diag(np.linspace(-1, 1, width) * np.log(10)) @ turn.T
+        moved = linear.symmetry.act(start, jnp.asarray(element, jnp.float32))
+        found = ne.find_equilibrium(single, moved, linear.symmetry, NOISE_SCALE)
+        assert status(found) == (ne.Status.LIMIT if plus_die + minus_die else ne.Status.CONVERGED)
+        back = linear.symmetry.act(moved, found.element)
+        with jax.enable_x64(True):
+            double, exact = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), (single.data, moved))
+            exact = ne.find_equilibrium(ne.Problem(linear.loss, double), exact, linear.symmetry, NOISE_SCALE).params
+        if not plus_die + minus_die:
+            np.testing.assert_allclose(found.params.up, back.up, atol=2e-3 * float(jnp.max(jnp.abs(back.up))))
+        errors.append(max(gram_error(found.params.up.T, exact.up.T), gram_error(found.params.down, exact.down)))
+    assert max(errors) < 5e-3
+    assert np.median(errors) < 1e-4
+
+
+def gram_error(found, exact):
+    """‖F ᵀF − EᵀE‖/‖EᵀE‖, in double precision."""
+    found, exact = (np.asarray(array, np.float64) for array in (found, exact))
+    return np.linalg.norm(found.T @ found - exact.T @ exact) / np.linalg.norm(exact.T @ exact)
+
+
 def test_the_equilibrium_needs_finite_data():
     _, start = linear_problem(3, 2, 3)
     stream = ne.Problem(linear.loss, ne.Stream(lambda key: (jax.random.normal(key, (3,)), jnp.zeros(3))))

@@ -1,7 +1,7 @@
 """The noise equilibrium of one symmetry, in closed form or by one root, and of several at once."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import equinox as eqx
 import jax
@@ -9,14 +9,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._flow import AbstractLaw, ChargeLaw, as_law
-from .._noise import bound_moments
+from .._noise import AbstractMoments, bound_moments
 from .._numbers import jit
 from .._parameters import split
 from .._problem import Problem
 from .._symmetry import AbstractSymmetry, Bound, BoundSymmetry, ExponentialSymmetry, bind
 from ._balance import all_finite, balance, move, relative_flow
-from ._group import without_rotation
-from ._joint import Search, search
+from ._elementwise import Balance
+from ._group import compose, further_limits, without_rotation
+from ._joint import search
 from ._status import Status
 
 
@@ -82,10 +83,13 @@ def find_equilibrium(
     That an exponential symmetry commutes with the others of a sequence.
 
     Precision: what lies below 8dε of the largest eigenvalue of the uncentred R or T (d the length of the axis, ε the
-    rounding unit) cannot be told from zero, nor can noise that is less than Nε/4 of its uncentred size. In single
-    precision, far from balance or with inputs far from zero mean, that can make a weak direction look like one without
-    a limit (DIVERGES); the product of the legs stays right, and the residual tells. Use double precision there.
-    Otherwise, of well-conditioned legs, single precision gives the Grams to about 1e-5 of their size.
+    rounding unit) cannot be told from zero, nor can noise that is less than Nε/4 of its uncentred size. Far from
+    balance that hides the weak directions of a matrix. So in single precision a matrix whose flow has not vanished is
+    balanced a second time, from its moments at the first answer: with legs within a factor 3 of balance in every
+    direction the Grams are then right to about 1e-5 of their size, within a factor 10 mostly, and at worst to 5e-3.
+    Beyond that, or with inputs far from zero mean, a weak direction may still look like one without a limit (DIVERGES);
+    the product of the legs stays right, and the residual tells. Derivatives lose the eighth power of that factor: take
+    them in double precision.
 
     Example:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
@@ -135,23 +139,46 @@ def _find_one(problem: Problem, params: PyTree, symmetry: Bound, law: AbstractLa
     coefficients = law.charge_law(problem)
     finite = all_finite([*jax.tree_util.tree_leaves((moments, coefficients)), *arrays]) & _is_law(coefficients)
     usable, moments = jax.tree_util.tree_map(lambda leaf: jnp.where(finite, leaf, 1), (arrays, moments))
-    found = balance(symmetry, usable, moments, _usable(coefficients, finite), problem.num_samples)
+    lawful = _usable(coefficients, finite)
+    found = balance(symmetry, usable, moments, lawful, problem.num_samples)
     stay = ~finite | found.idle
     moved = move(symmetry, usable, found.motion)
-    there = rebuild([jnp.where(stay, array, new) for array, new in zip(arrays, moved, strict=True)])
-    (moments_there,) = bound_moments(problem, there, (symmetry,))
-    # Where nothing acts the flow is rounding error over rounding error: 0/0 := 0.
-    residual = jnp.where(found.idle, 0, relative_flow(*coefficients.sides(moments_there)))
-    at_limit = jnp.any(found.to_zero != 0) | jnp.any(found.to_infinity != 0)
-    return Equilibrium(
-        params=there,
-        element=jnp.where(finite, found.element, 0),
-        residual=residual,
-        status=_status(finite, found.idle, found.diverges, residual, at_limit, _tolerance((symmetry,), arrays)),
-        to_zero=found.to_zero,
-        to_infinity=found.to_infinity,
-        sweeps=jnp.ones((), jnp.int32),
-    )
+
+    def measured(arrays: list[Array], moved: list[Array], end: Balance) -> tuple[Equilibrium, AbstractMoments]:
+        """The equilibrium at the end of a motion, and the moments there."""
+        there = rebuild([jnp.where(stay, array, new) for array, new in zip(arrays, moved, strict=True)])
+        (moments_there,) = bound_moments(problem, there, (symmetry,))
+        # Where nothing acts the flow is rounding error over rounding error: 0/0 := 0.
+        residual = jnp.where(found.idle, 0, relative_flow(*coefficients.sides(moments_there)))
+        at_limit = jnp.any(end.to_zero != 0) | jnp.any(end.to_infinity != 0)
+        status = _status(finite, found.idle, end.diverges, residual, at_limit, _tolerance((symmetry,), arrays))
+        element = jnp.where(finite, end.element, 0)
+        sweeps = jnp.ones((), jnp.int32)
+        return Equilibrium(there, element, residual, status, end.to_zero, end.to_infinity, sweeps), moments_there
+
+    first, moments_there = measured(arrays, moved, found)
+    # Far from balance the weak directions of a matrix hide below the rounding of the strong ones.
+    if not _is_matrix(symmetry) or jnp.finfo(first.residual.dtype).eps <= jnp.finfo(jnp.float64).eps:
+        return first
+
+    def refined() -> Equilibrium:
+        again = balance(symmetry, moved, moments_there, lawful, problem.num_samples)
+        limits = further_limits(symmetry, found.dies, found.motion, again.dies)
+        motion = compose(symmetry, found.motion, again.motion)
+        back, *end = _unrotated(symmetry, move(symmetry, moved, again.motion), motion, limits)
+        element, to_zero, to_infinity = end
+        end = again._replace(element=element, to_zero=to_zero, to_infinity=to_infinity)
+        second, _ = measured(arrays, back, end)
+        better = ~again.diverges & (second.residual < first.residual)
+        return jax.tree_util.tree_map(lambda new, old: jnp.where(better, new, old), second, first)
+
+    usable_there = all_finite([*jax.tree_util.tree_leaves(moments_there), *moved])
+    off = found.diverges | (first.residual > jnp.finfo(first.residual.dtype).eps ** 0.7)
+    return jax.lax.cond(~stay & usable_there & off, refined, lambda: first)
+
+
+def _is_matrix(symmetry: Bound) -> TypeGuard[BoundSymmetry]:
+    return isinstance(symmetry, BoundSymmetry) and symmetry.algebra.rank == 2
 
 
 @jit
@@ -164,7 +191,9 @@ def _find_several(problem: Problem, params: PyTree, symmetries: tuple[Bound, ...
     stay = ~finite | jnp.all(found.idle)
     moved, ends = found.arrays, []
     for place, symmetry in enumerate(symmetries):
-        moved, *end = _unrotated(symmetry, moved, found, place)
+        end = found.elements[place], *found.limits[place]
+        if _is_matrix(symmetry):
+            moved, *end = _unrotated(symmetry, moved, found.motions[place], found.limits[place])
         ends.append([jnp.where(finite, part, 0) for part in end])
     there = rebuild([jnp.where(stay, array, new) for array, new in zip(arrays, moved, strict=True)])
     flows = [
@@ -188,17 +217,12 @@ def _find_several(problem: Problem, params: PyTree, symmetries: tuple[Bound, ...
 
 
 def _unrotated(
-    symmetry: Bound, arrays: list[Array], found: Search, place: int
+    symmetry: BoundSymmetry, arrays: list[Array], motion: Any, limits: tuple[Array, Array]
 ) -> tuple[list[Array], Array, Array, Array]:
     """The parameters without the rotation of an axis that products of matrices leave behind, log P, and the limits."""
-    if not isinstance(symmetry, BoundSymmetry) or symmetry.algebra.rank < 2:
-        return arrays, found.elements[place], *found.limits[place]
     over_blocks = (lambda function: function) if symmetry.blocks == 1 else jax.vmap
     with jax.default_matmul_precision("highest"):
-        motion = found.motions[place]
-        rotation, element, to_zero, to_infinity = over_blocks(without_rotation)(
-            motion[1], motion[-1], found.limits[place]
-        )
+        rotation, element, to_zero, to_infinity = over_blocks(without_rotation)(motion[1], motion[-1], limits)
         return move(symmetry, arrays, {1: rotation.mT, -1: rotation.mT}), element, to_zero, to_infinity
 
 
