@@ -9,6 +9,7 @@ from experiments._metrics import table
 from experiments.alignment import Alignment
 from experiments.approximate_symmetry import ApproximateSymmetry
 from experiments.moving_target import MovingTarget
+from experiments.scale_circle import ScaleCircle
 from experiments.sign_alignment import SignAlignment
 from experiments.time_scales import TimeScales
 
@@ -16,6 +17,7 @@ EXPERIMENTS = {
     "alignment": Alignment,
     "approximate_symmetry": ApproximateSymmetry,
     "moving_target": MovingTarget,
+    "scale_circle": ScaleCircle,
     "sign_alignment": SignAlignment,
     "time_scales": TimeScales,
 }
