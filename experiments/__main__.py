@@ -8,6 +8,7 @@ import tyro
 from experiments._metrics import table
 from experiments.alignment import Alignment
 from experiments.approximate_symmetry import ApproximateSymmetry
+from experiments.convergence import Convergence
 from experiments.flat_or_sharp import FlatOrSharp
 from experiments.moving_target import MovingTarget
 from experiments.scale_circle import ScaleCircle
@@ -17,6 +18,7 @@ from experiments.time_scales import TimeScales
 EXPERIMENTS = {
     "alignment": Alignment,
     "approximate_symmetry": ApproximateSymmetry,
+    "convergence": Convergence,
     "flat_or_sharp": FlatOrSharp,
     "moving_target": MovingTarget,
     "scale_circle": ScaleCircle,
