@@ -14,6 +14,7 @@ from experiments.moving_target import MovingTarget
 from experiments.scale_circle import ScaleCircle
 from experiments.sign_alignment import SignAlignment
 from experiments.time_scales import TimeScales
+from experiments.warmup import Warmup
 
 EXPERIMENTS = {
     "alignment": Alignment,
@@ -24,6 +25,7 @@ EXPERIMENTS = {
     "scale_circle": ScaleCircle,
     "sign_alignment": SignAlignment,
     "time_scales": TimeScales,
+    "warmup": Warmup,
 }
 
 

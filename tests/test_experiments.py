@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+import noise_equilibrium as ne
 from experiments.__main__ import EXPERIMENTS, use_devices
 from experiments._metrics import Metric, table
 from experiments._output import Output
 from experiments.alignment._network import relative_distance, worst
+from experiments.warmup.tasks import Task
 
 
 @pytest.mark.parametrize(
@@ -73,6 +75,31 @@ def test_devices_are_taken_out_of_the_command_line(monkeypatch):
     for wrong in (["--devices"], ["--devices", "0"], ["--devices", "two"]):
         with pytest.raises(SystemExit, match="expected a number of devices"):
             use_devices(wrong)
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_the_frontier_of_stability_against_the_dense_second_moment(rank):
+    """The second moment of the gap, E[Δ ⊗ Δ], neither grows nor shrinks there; x with exact fourth moments."""
+    d, width, rate = 3, 1 if rank == 1 else 4, 0.05
+    task = Task("", d, rank, width, rate, rate, 1, 1, 0.1, batch=4)
+    total = float(task.frontier(np.array([rate]))[0]) / (2 * d)  # ‖U‖² + ‖W‖²
+    if rank == 1:
+        a = total / 2 + np.sqrt(total**2 / 4 - 1)
+        up, down = np.diag([a, 0, 0]), np.diag([1 / a, 0, 0])
+    else:
+        up, down = np.eye(d) * 0.7 * total / d, np.eye(d) * 0.3 * total / d
+    x = np.asarray(ne.data.LinearTeacher(np.eye(d), np.eye(d), np.eye(d)).noise_matched()[0])
+    squares = x[:, :, None] * x[:, None, :]
+    # Row-major: vec(A Δ X) = (A ⊗ Xᵀ) vec Δ.
+    moves = np.stack([np.kron(np.eye(d), (square @ down).T) + np.kron(up, square.T) for square in squares])
+    inside = np.diag(((np.diag(up) > 0)[:, None] | (np.diag(down) > 0)[None, :]).ravel().astype(float))
+    mean, one = moves.mean(axis=0), np.eye(d * d)
+    pairs = np.einsum("nab,ncd->acbd", moves, moves).reshape(d**4, d**4) / len(moves)
+    pairs = pairs / task.batch + (1 - 1 / task.batch) * np.kron(mean, mean)
+    step = np.kron(one, one) - 2 * rate * (np.kron(mean, one) + np.kron(one, mean)) + 4 * rate**2 * pairs
+    project = np.kron(inside, inside)  # on gaps that a change of U or W makes
+    radius = np.max(np.abs(np.linalg.eigvals(project @ step @ project)))
+    np.testing.assert_allclose(radius, 1, atol=1e-6)
 
 
 @pytest.mark.slow
