@@ -97,28 +97,41 @@ def relu_problem():
     return ne.Problem(relu_loss, (x, y)), begin
 
 
+def digits_problem():
+    """One linear unit on handwritten digits: what no closed form covers. It starts a factor e^0.2 out of balance."""
+    x, y = ne.data.digits()
+    problem = ne.Problem(linear.loss, (jnp.asarray(x), jnp.asarray(y)))
+    found = ne.predict(problem, linear.init(jax.random.key(0), 61, 1, 10), linear.symmetry, ne.SGD(0.04, 32))
+    return problem, linear.symmetry.act(found.params, jnp.full((1, 1), 0.2))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["linear", "relu"])
+@pytest.mark.parametrize("name", ["linear", "relu", "digits"])
 def test_long_runs_of_sgd_end_where_predicted(name):
     """Charges within 3 standard errors over 16 seeds, after the O(η) bias is extrapolated from η and η/2."""
+    rate, batch, steps = 0.02, 1, 60_000
     if name == "linear":
         problem, begin, symmetry, observe = isotropic_problem()[0], start(), linear.symmetry, grams
-    else:
+    elif name == "relu":
         (problem, begin), symmetry, observe = relu_problem(), RELU, RELU.charge
+    else:  # with a larger noise the bias is not linear any more
+        (problem, begin), symmetry, observe = digits_problem(), linear.symmetry, linear.symmetry.charge
+        rate, batch, steps = 0.04, 32, 510_000
     gaps, errors = [], []
     for halvings in range(2):
-        sgd = ne.SGD(0.02 / 2**halvings, 1)
+        sgd = ne.SGD(rate / 2**halvings, batch)
         found = ne.predict(problem, begin, symmetry, sgd)
         assert ne.Status(int(found.status)) == ne.Status.CONVERGED
-        steps = 60_000 * 4**halvings  # the same rate × steps
+        length = steps * 4**halvings  # the same rate × steps
+        first = begin if name == "digits" else found.minimum
 
-        def run(key, sgd=sgd, steps=steps, found=found):
+        def run(key, sgd=sgd, length=length, first=first):
             return ne.simulate(
-                problem, sgd, found.minimum, steps, key=key, observe={"q": observe}, every=steps // 400
+                problem, sgd, first, length, key=key, observe={"q": observe}, every=length // 400
             ).observed["q"]
 
         rates = ne.relaxation_rates(problem, found.params, symmetry, sgd)
-        assert jnp.min(rates) * sgd.learning_rate * steps / 2 >= 8  # converged before the second half
+        assert jnp.min(rates) * sgd.learning_rate * length / 2 >= 8  # converged before the second half
         seen = jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(halvings), 16))[:, 200:].mean(axis=1)
         gaps.append(np.asarray(seen.mean(axis=0) - observe(found.params)))
         errors.append(np.asarray(seen.std(axis=0, ddof=1) / 4))
