@@ -11,6 +11,8 @@ from experiments.approximate_symmetry import ApproximateSymmetry
 from experiments.convergence import Convergence
 from experiments.flat_or_sharp import FlatOrSharp
 from experiments.moving_target import MovingTarget
+from experiments.neuron_charges import NeuronCharges
+from experiments.norm_growth import NormGrowth
 from experiments.scale_circle import ScaleCircle
 from experiments.sign_alignment import SignAlignment
 from experiments.time_scales import TimeScales
@@ -22,6 +24,8 @@ EXPERIMENTS = {
     "convergence": Convergence,
     "flat_or_sharp": FlatOrSharp,
     "moving_target": MovingTarget,
+    "neuron_charges": NeuronCharges,
+    "norm_growth": NormGrowth,
     "scale_circle": ScaleCircle,
     "sign_alignment": SignAlignment,
     "time_scales": TimeScales,
