@@ -9,6 +9,7 @@ from experiments._metrics import table
 from experiments.alignment import Alignment
 from experiments.approximate_symmetry import ApproximateSymmetry
 from experiments.convergence import Convergence
+from experiments.deep_linear import DeepLinear
 from experiments.flat_or_sharp import FlatOrSharp
 from experiments.moving_target import MovingTarget
 from experiments.neuron_charges import NeuronCharges
@@ -22,6 +23,7 @@ EXPERIMENTS = {
     "alignment": Alignment,
     "approximate_symmetry": ApproximateSymmetry,
     "convergence": Convergence,
+    "deep_linear": DeepLinear,
     "flat_or_sharp": FlatOrSharp,
     "moving_target": MovingTarget,
     "neuron_charges": NeuronCharges,

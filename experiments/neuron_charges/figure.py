@@ -23,7 +23,7 @@ def draw(arrays: dict[str, np.ndarray]) -> Figure:
         plots.theory(axes, ends, ends, "as predicted")
         axes.set(xlabel="predicted $\\int 2\\sigma^2(M_+-M_-)_j\\,dt$", ylabel="change of $C_j$")
         axes.set_title("the charge of every neuron flows")
-        axes.legend(loc="upper left", fontsize=7.5)
+        axes.legend(loc="lower right", fontsize=7.5)
         for column, name, title in (
             (middle, "ReLU", "to an equilibrium of its own"),
             (right, "deep", "two hidden layers, weight decay"),

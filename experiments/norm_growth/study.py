@@ -106,7 +106,7 @@ def descend(
     return dense_start(problem, dynamics, starts, keys, steps, observe)
 
 
-def expectations(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+def expectations(arrays: dict[str, np.ndarray], name: str) -> dict[str, Any]:
     """What theory says of one network: the growth at every record, and ‖θ*‖² with weight decay, SDE and discrete."""
     time = arrays[f"{name}_sgd_time"][0]
     late = slice(-SETTLED, None)

@@ -1,0 +1,72 @@
+"""The figure: errors of the Grams, singular values in the middle, and neighbouring layers as heatmaps."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+
+from noise_equilibrium import plots
+
+
+def draw(arrays: dict[str, np.ndarray], names: Sequence[str]) -> Figure:
+    """All networks; and W_iW_iᵀ beside W_{i+1}ᵀW_{i+1} of one of them, at the end of SGD and of GD."""
+    with plots.figure(12, 4.6, columns=2) as (drawing, (left, right)):
+        above, below = left.subplots(2, 1, sharex=True)
+        _draw_errors(above, arrays, names)
+        _draw_values(below, arrays, names)
+        shown = names[1]
+        _draw_heatmaps(right, arrays, shown)
+        right.suptitle(f"{shown}, aligned start: neighbouring layers", fontsize=9.5)
+    return drawing
+
+
+def _draw_errors(axes: Axes, arrays: dict[str, np.ndarray], names: Sequence[str]) -> None:
+    norm = np.linalg.norm
+    for place, name in enumerate(names):
+        expected = arrays[f"{name}_grams"]
+        for series, dynamics, shift in ((plots.SGD, "sgd", -0.12), (plots.GD, "gd", 0.12)):
+            gaps = norm(arrays[f"{name}_{dynamics}_grams"] - expected, axis=(-2, -1)) / norm(expected, axis=(-2, -1))
+            error, half = gaps.max(axis=1), len(gaps) // 2
+            for start, part, face in (("aligned", slice(half), series.color), ("standard", slice(half, None), "none")):
+                label = f"{series.label}, {start} start" if place == 0 else None
+                where = np.full(half, place + shift + (0.06 if start == "standard" else -0.06))
+                if series.marker == "x":  # has no face
+                    marker = "+" if face == "none" else "x"
+                    axes.scatter(where, error[part], s=24, marker=marker, color=series.color, label=label)
+                else:
+                    axes.scatter(where, error[part], s=24, edgecolors=series.color, facecolors=face, label=label)
+    axes.axhline(0.12, color="black", lw=0.8, ls=(0, (5, 2)))
+    axes.text(len(names) - 0.55, 0.125, "mark", fontsize=7, va="bottom", ha="right")
+    axes.set(yscale="log", ylabel="largest error of a Gram", title="against Theorem 5.4", ylim=(0.02, 25))
+    axes.legend(fontsize=7, ncols=4, loc="upper center", columnspacing=1)
+
+
+def _draw_values(axes: Axes, arrays: dict[str, np.ndarray], names: Sequence[str]) -> None:
+    for place, name in enumerate(names):
+        for series, dynamics, shift in ((plots.SGD, "sgd", -0.12), (plots.GD, "gd", 0.12)):
+            values = arrays[f"{name}_{dynamics}_values"]
+            values = values[: len(values) // 2].ravel() / arrays[f"{name}_scale"]
+            label = series.label if place == 0 else None
+            where = np.full(len(values), place + shift)
+            axes.scatter(where, values, s=10, marker=series.marker, color=series.color, alpha=0.5, lw=0.7, label=label)
+    plots.theory(axes, np.array([-0.4, len(names) - 0.6]), np.ones(2), "$s$ of Theorem 5.4")
+    axes.set_xticks(range(len(names)), list(names), fontsize=7.5)
+    axes.set(ylabel="singular values / $s$", ylim=(0.2, 2), title="layers in the middle, aligned start")
+    axes.legend(fontsize=7, ncols=3, loc="upper right")
+
+
+def _draw_heatmaps(right: SubFigure, arrays: dict[str, np.ndarray], name: str) -> None:
+    pairs = sorted(key for key in arrays if key.startswith(f"{name}_sgd_pair_"))
+    grid = right.subplots(2, 2 * len(pairs), squeeze=False)
+    for row, dynamics in zip(grid, ("sgd", "gd"), strict=True):
+        matrices = np.concatenate([arrays[key.replace("_sgd_", f"_{dynamics}_")][0] for key in pairs])
+        top = np.abs(matrices).max()
+        for place, (axes, matrix) in enumerate(zip(row, matrices, strict=True)):
+            axes.imshow(matrix, cmap="RdBu_r", vmin=-top, vmax=top)
+            layer = place // 2 + 1
+            label = f"$W_{layer}W_{layer}^\\top$" if place % 2 == 0 else f"$W_{layer + 1}^\\top W_{layer + 1}$"
+            axes.set_title(label, fontsize=8)
+            axes.set(xticks=[], yticks=[])
+        row[0].set_ylabel(dynamics.upper(), fontsize=9)
+        right.colorbar(row[0].images[0], ax=list(row), shrink=0.7, pad=0.01)

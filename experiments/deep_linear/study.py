@@ -1,0 +1,176 @@
+"""Deep linear networks, ℓ = ‖W_D ⋯ W_1 x − y‖², from standard and from aligned initialisations.
+
+SGD ends at Theorem 5.4: prefix and suffix Grams, which rotations of the hidden layers do not change, are those of the
+closed form, and the layers in the middle are rescaled orthogonal matrices with the common singular value s. GD keeps
+the imbalance of its start. From a standard start a weak direction of the product may die: then the product is not V,
+and the run is left out of the comparison.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+import noise_equilibrium as ne
+from experiments._metrics import Metric
+from experiments.deep_linear.cases import (
+    CASES,
+    SIZE,
+    VALUES,
+    Case,
+    aligned_start,
+    core_values,
+    equilibrium,
+    grams,
+    printed_grams,
+    standard_start,
+    teacher,
+)
+from experiments.deep_linear.figure import draw
+from noise_equilibrium.models.deep_linear import Params, loss
+
+RATES = (0.005, 0.001)
+RECORDS = 100
+KEPT = 0.5  # of its last singular value, and the product counts as whole
+STARTS = ("aligned", "standard")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The size of the study.
+
+    Attributes:
+        cases: how many of the networks; the first ones and the last.
+        steps: at each of the two learning rates.
+        seeds: runs from each kind of start.
+    """
+
+    cases: int = len(CASES)
+    steps: int = 100_000
+    seeds: int = 4
+
+
+FULL = Preset()
+QUICK = Preset(cases=2, seeds=2)
+
+
+def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray], Figure]:
+    """The metrics, the arrays behind the figure, and the figure."""
+    preset = QUICK if quick else FULL
+    cases = [*CASES[: preset.cases - 1], CASES[-1]]
+    teacher_key, *keys = jax.random.split(jax.random.key(seed), len(CASES) + 1)
+    V = teacher(teacher_key)
+    arrays: dict[str, np.ndarray] = {}
+    for case, key in zip(tqdm(cases, disable=None), keys, strict=False):
+        start_key, noise_key = jax.random.split(key)
+        start_keys = jax.random.split(start_key, (2, preset.seeds))
+        starts = {
+            "aligned": jax.vmap(lambda key, case=case: aligned_start(key, case.widths, V))(start_keys[0]),
+            "standard": jax.vmap(lambda key, case=case: standard_start(key, case.widths))(start_keys[1]),
+        }
+        # Both kinds of start in one batch: aligned runs first.
+        both = jax.tree_util.tree_map(lambda *leaves: jnp.concatenate(leaves), *starts.values())
+        noise_keys = jax.random.split(noise_key, 2 * preset.seeds)
+        data = ne.data.LinearTeacher(V.astype(np.float32), *case.covariances)
+        for name, source, dynamics in (
+            ("sgd", ne.Stream(data), tuple(ne.SGD(rate, 1) for rate in RATES)),
+            ("gd", data.moment_matched(jax.random.key(0), 2 * SIZE), (ne.GD(RATES[0]),) * 2),
+        ):
+            seen = descend(ne.Problem(loss, source), dynamics, both, noise_keys, preset.steps)
+            arrays |= {f"{case.name}_{name}_{what}": np.asarray(value) for what, value in seen.items()}
+        arrays |= expectations(case, V)
+    return _metrics(cases, arrays), arrays, draw(arrays, [case.name for case in cases])
+
+
+@eqx.filter_jit
+def descend(problem: ne.Problem, dynamics: Sequence[Any], starts: Params, keys: Array, steps: int) -> dict[str, Array]:
+    """What is averaged over the second learning rate, and the weights at the end, of every run."""
+
+    def averaged(params: Params) -> dict[str, Any]:
+        product = jnp.linalg.multi_dot(params[::-1])
+        return {
+            "grams": jnp.stack(grams(params)),
+            "values": core_values(params),
+            "product": jnp.linalg.svd(product, compute_uv=False),
+        }
+
+    def one(start: Params, key: Array) -> dict[str, Any]:
+        first_key, second_key = jax.random.split(key)
+        first = ne.simulate(problem, dynamics[0], start, steps, key=first_key)
+        observe = {"seen": ne.running(averaged, every=steps // (10 * RECORDS))}
+        second = ne.simulate(problem, dynamics[1], first.params, steps, key=second_key, observe=observe)
+        pairs = [
+            (lower @ lower.T, upper.T @ upper) for lower, upper in zip(second.params, second.params[1:], strict=False)
+        ]
+        return {
+            **second.observed["seen"].mean,
+            **{f"pair_{place}": jnp.stack(pair) for place, pair in enumerate(pairs)},
+        }
+
+    return jax.vmap(one)(starts, keys)
+
+
+def expectations(case: Case, V: np.ndarray) -> dict[str, np.ndarray]:
+    """What theory says of one network: its Grams, also as printed, and the common singular value s."""
+    with jax.enable_x64(True):
+        weights = equilibrium(case, V)
+        return {
+            f"{case.name}_grams": np.stack([np.asarray(gram) for gram in grams(weights)]),
+            f"{case.name}_printed": np.stack(printed_grams(case, V)),
+            f"{case.name}_scale": np.asarray(core_values(weights)).mean(),
+        }
+
+
+def errors(arrays: dict[str, np.ndarray], name: str, dynamics: str, theory: str = "grams") -> np.ndarray:
+    """The largest relative error of all Grams of every run."""
+    norm = partial(np.linalg.norm, axis=(-2, -1))
+    expected = arrays[f"{name}_{theory}"]
+    return np.max(norm(arrays[f"{name}_{dynamics}_grams"] - expected) / norm(expected), axis=1)
+
+
+def whole(arrays: dict[str, np.ndarray], name: str, dynamics: str) -> np.ndarray:
+    """Whether the product of a run has kept its rank."""
+    return arrays[f"{name}_{dynamics}_product"][:, -1] > KEPT * VALUES[-1]
+
+
+def _metrics(cases: list[Case], arrays: dict[str, np.ndarray]) -> list[Metric]:
+    metrics = []
+    for case in cases:
+        sgd, gd = (errors(arrays, case.name, dynamics) for dynamics in ("sgd", "gd"))
+        half, kept = len(sgd) // 2, whole(arrays, case.name, "sgd")
+        aligned, standard = np.arange(len(sgd)) < half, np.arange(len(sgd)) >= half
+        title = f"{case.name}: largest error of a Gram,"
+        metrics.append(Metric(f"{title} SGD, aligned start, worst run", 0, float(sgd[aligned].max()), high=0.12))
+        if (standard & kept).any():
+            label = f"{title} SGD, standard start, worst of {np.sum(standard & kept)} whole"
+            metrics.append(Metric(label, 0, float(sgd[standard & kept].max()), high=0.12))
+        metrics += [
+            Metric(f"{title} GD, standard start, least", None, float(gd[standard].min()), low=0.4),
+            Metric(f"{title} GD, aligned start, least", None, float(gd[aligned].min()), low=0.25),
+        ]
+        spread, mean = {}, {}
+        for dynamics in ("sgd", "gd"):
+            values = arrays[f"{case.name}_{dynamics}_values"][aligned]
+            spread[dynamics] = values.std(axis=-1) / values.mean(axis=-1)
+            mean[dynamics] = values.mean(axis=-1) / arrays[f"{case.name}_scale"]
+        worst = float(mean["sgd"].ravel()[np.argmax(np.abs(mean["sgd"] - 1))])
+        title = f"{case.name}: intermediate singular values,"
+        metrics += [
+            Metric(f"{title} relative spread, SGD, worst", 0, float(spread["sgd"].max()), high=0.06),
+            Metric(f"{title} relative spread, GD, least layer", None, float(spread["gd"].mean(axis=0).min()), low=0.15),
+            Metric(f"{title} mean over s, SGD, worst", 1, worst, 0.97, 1.03),
+        ]
+        if case.scales != (1.0, 1.0):
+            printed = errors(arrays, case.name, "sgd", "printed")[aligned]
+            metrics.append(
+                Metric(f"{case.name}: error of Theorem 5.4 as printed, least", None, float(printed.min()), 0.12)
+            )
+    return metrics
