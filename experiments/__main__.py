@@ -14,6 +14,7 @@ from experiments.flat_or_sharp import FlatOrSharp
 from experiments.moving_target import MovingTarget
 from experiments.neuron_charges import NeuronCharges
 from experiments.norm_growth import NormGrowth
+from experiments.representations import Representations
 from experiments.scale_circle import ScaleCircle
 from experiments.sign_alignment import SignAlignment
 from experiments.time_scales import TimeScales
@@ -28,6 +29,7 @@ EXPERIMENTS = {
     "moving_target": MovingTarget,
     "neuron_charges": NeuronCharges,
     "norm_growth": NormGrowth,
+    "representations": Representations,
     "scale_circle": ScaleCircle,
     "sign_alignment": SignAlignment,
     "time_scales": TimeScales,

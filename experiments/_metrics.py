@@ -31,7 +31,9 @@ class Metric:
 
     @property
     def tolerance(self) -> str:
-        """The interval in words."""
+        """The interval in words; "reported" if every number passes, which is not promised to be anything."""
+        if math.isinf(self.low) and math.isinf(self.high):
+            return "reported"
         if math.isinf(self.low):
             return f"≤ {self.high:g}"
         return f"≥ {self.low:g}" if math.isinf(self.high) else f"[{self.low:g}, {self.high:g}]"
