@@ -8,6 +8,7 @@ import tyro
 from experiments._metrics import table
 from experiments.alignment import Alignment
 from experiments.approximate_symmetry import ApproximateSymmetry
+from experiments.attention_charges import AttentionCharges
 from experiments.convergence import Convergence
 from experiments.deep_linear import DeepLinear
 from experiments.flat_or_sharp import FlatOrSharp
@@ -23,6 +24,7 @@ from experiments.warmup import Warmup
 EXPERIMENTS = {
     "alignment": Alignment,
     "approximate_symmetry": ApproximateSymmetry,
+    "attention_charges": AttentionCharges,
     "convergence": Convergence,
     "deep_linear": DeepLinear,
     "flat_or_sharp": FlatOrSharp,

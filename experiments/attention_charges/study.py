@@ -1,0 +1,168 @@
+"""Regression by softmax self-attention with one and with two heads, from unbalanced queries (0.9) and keys (0.3).
+
+The charge QQᵀ − KKᵀ of every head flows as dC/dt = 2σ²(M₊ − M₋), M₊ the noise of Q and M₋ that of K, until they
+balance; the imbalance is ‖M₊ − M₋‖/(‖M₊‖ + ‖M₋‖), with both averaged over the last 40 % of a run. GD moves charges by
+O(η) in all, and leaves the imbalance. What decides whether a run is long enough and a step small enough:
+
+    task    The loss is summed over outputs and averaged over tokens, the labels are those of a small teacher with noise
+            of variance 1. The noise at the minimum sets the rates κ ∝ σ²E‖ε‖²: runs of SGD last several times 1/κ.
+    start   GD moves a charge by η² Σ ḡᵀAḡ, 1/(1 − ηh/2) times its limit for small η along a curvature h. Values and
+            outputs start small (0.3), and so do their curvatures: the drift is linear in η at the η of the study.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+import noise_equilibrium as ne
+from experiments._metrics import Metric
+from experiments._records import dense_start, integral
+from experiments.attention_charges.figure import draw
+from experiments.attention_charges.imbalance import imbalance
+from noise_equilibrium.models import attention
+
+D_IN, D_HEAD, D_OUT, TOKENS, SAMPLES, NOISE = 4, 3, 4, 5, 400, 1.0
+START = attention.Params(query=0.9, key=0.3, value=0.3, out=0.3)  # the spreads of the initial weights
+TEACHER = attention.Params(query=0.4, key=0.4, value=0.4, out=0.4)
+FLOW_RATE, FLOW_BATCH, FLOW_STEPS = 0.03, 8, 60_000
+RATE, BATCH, STEPS = 0.05, 4, 40_000
+HEADS = {"one head": 1, "two heads": 2}
+RECORDS = 200
+LATE = RECORDS * 3 // 5
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The size of the study.
+
+    Attributes:
+        seeds: starts, each with its own runs.
+        gd_steps: steps of GD, four times as many at η/4; nearly all of its drift comes before a tenth of them.
+    """
+
+    seeds: int = 4
+    gd_steps: int = 1000
+
+
+FULL = Preset()
+QUICK = Preset(seeds=2, gd_steps=200)
+
+
+class Loss(eqx.Module):
+    """‖f(X) − Y‖², averaged over tokens."""
+
+    network: attention.Network
+
+    def __call__(self, params: attention.Params, sample: tuple[Array, Array]) -> Array:
+        """The loss of one sample."""
+        return self.network.loss(params, sample) / TOKENS
+
+
+def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray], Figure]:
+    """The metrics, the arrays behind the figure, and the figure."""
+    preset = QUICK if quick else FULL
+    arrays: dict[str, np.ndarray] = {}
+    bar = tqdm(total=4 * len(HEADS), disable=None)
+    with jax.enable_x64(True):
+        for (name, heads), key in zip(HEADS.items(), jax.random.split(jax.random.key(seed), len(HEADS)), strict=True):
+            network = attention.Network(heads)
+            data_key, start_key, *keys = jax.random.split(key, 5)
+            problem = ne.Problem(Loss(network), regression(network, data_key))
+            starts = jax.vmap(lambda key, heads=heads: start(key, heads, START))(
+                jax.random.split(start_key, preset.seeds)
+            )
+            symmetry = network.query_key
+            noise_keys = [jax.random.split(key, preset.seeds) for key in keys]
+            flow = follow(problem, symmetry, starts, noise_keys[0])
+            arrays |= {f"{name}_flow_{what}": np.asarray(value) for what, value in flow.items()}
+            bar.update()
+            for case, dynamics, steps in (
+                ("sgd", ne.SGD(RATE, BATCH), STEPS),
+                ("gd", ne.GD(RATE), preset.gd_steps),
+                ("gd_quarter", ne.GD(RATE / 4), 4 * preset.gd_steps),
+            ):
+                seen = balance(problem, dynamics, symmetry, starts, noise_keys[1], steps)
+                arrays |= {f"{name}_{case}_{what}": np.asarray(value) for what, value in seen.items()}
+                bar.update()
+    return _metrics(arrays), arrays, draw(arrays, tuple(HEADS))
+
+
+def start(key: Array, heads: int, spreads: attention.Params) -> attention.Params:
+    """Normal weights of these spreads, in double precision."""
+    params = attention.init(key, D_IN, D_HEAD, D_OUT, heads, (1.0, 1.0))
+    return jax.tree_util.tree_map(lambda spread, leaf: spread * leaf.astype(jnp.float64), spreads, params)
+
+
+def regression(network: attention.Network, key: Array) -> tuple[Array, Array]:
+    """N samples of T tokens X ~ N(0, I), with the outputs of a teacher and noise."""
+    teacher_key, x_key, noise_key = jax.random.split(key, 3)
+    teacher = start(teacher_key, network.heads, TEACHER)
+    x = jax.random.normal(x_key, (SAMPLES, TOKENS, D_IN), jnp.float64)
+    noise = jax.random.normal(noise_key, (SAMPLES, TOKENS, D_OUT), jnp.float64)
+    return x, jax.vmap(network.predict, (None, 0))(teacher, x) + NOISE * noise
+
+
+def follow(problem: ne.Problem, symmetry: ne.Symmetry, starts: Any, keys: Array) -> dict[str, Array]:
+    """Charges and their predicted rates along runs of SGD."""
+    sgd = ne.SGD(FLOW_RATE, FLOW_BATCH)
+
+    def observe(params: attention.Params) -> dict[str, Array]:
+        rate = ne.noether_flow(problem, params, symmetry, sgd.noise_scale)
+        return {"charge": symmetry.charge(params), "rate": rate}
+
+    return dense_start(problem, sgd, starts, keys, FLOW_STEPS, observe)
+
+
+@eqx.filter_jit
+def balance(
+    problem: ne.Problem, dynamics: Any, symmetry: ne.Symmetry, starts: Any, keys: Array, steps: int
+) -> dict[str, Array]:
+    """Charges, and the noise of both sides, along runs; at their ends κ at the equilibrium on the orbit."""
+
+    def observe(params: attention.Params) -> dict[str, Array]:
+        moments = ne.noise_moments(problem, params, symmetry)
+        return {"charge": symmetry.charge(params), "plus": moments.noise_plus, "minus": moments.noise_minus}
+
+    def one(start: Any, key: Array) -> dict[str, Array]:
+        seen = ne.simulate(problem, dynamics, start, steps, key=key, observe={"all": observe}, every=steps // RECORDS)
+        rest = ne.find_equilibrium(problem, seen.params, symmetry, dynamics).params
+        rates = ne.relaxation_rates(problem, rest, symmetry, dynamics)
+        return {**seen.observed["all"], "time": seen.time, "rate": rates}
+
+    return jax.vmap(one)(starts, keys)
+
+
+def ends(arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """The imbalance at the end of every run, of the averaged noise."""
+    plus, minus = (arrays[f"{name}_{side}"][:, LATE:].mean(axis=1) for side in ("plus", "minus"))
+    return imbalance(plus, minus, lead=1)
+
+
+def _metrics(arrays: dict[str, np.ndarray]) -> list[Metric]:
+    metrics = []
+    for name in HEADS:
+        charge, rate, time = (arrays[f"{name}_flow_{what}"] for what in ("charge", "rate", "time"))
+        moved, predicted = charge[:, -1] - charge[:, 0], integral(time[0], rate)[:, -1]
+        error = float(np.linalg.norm(moved - predicted) / np.linalg.norm(predicted))
+        before = imbalance(arrays[f"{name}_sgd_plus"][:, 0], arrays[f"{name}_sgd_minus"][:, 0], lead=1)
+        slowest = float(arrays[f"{name}_sgd_rate"].min() * RATE * STEPS)
+        sgd, gd = ends(arrays, f"{name}_sgd"), ends(arrays, f"{name}_gd")
+        drifts = [
+            np.linalg.norm(arrays[f"{name}_{case}_charge"][:, -1] - charge[:, 0]) for case in ("gd", "gd_quarter")
+        ]
+        metrics += [
+            Metric(f"{name}: change of the charges off ∫2σ²(M₊ − M₋)dt, relative", 0, error, high=0.12),
+            Metric(f"{name}: κ × time of SGD, slowest direction of all runs", None, slowest),
+            Metric(f"{name}: imbalance of the noise at the start, median run", None, float(np.median(before))),
+            Metric(f"{name}: imbalance at the end of SGD, median run", 0, float(np.median(sgd)), high=0.2),
+            Metric(f"{name}: imbalance at the end of GD, median run", None, float(np.median(gd)), low=0.8),
+            Metric(f"{name}: change of the charges under GD, η over η/4", 4, float(drifts[0] / drifts[1]), 3.6, 4.4),
+        ]
+    return metrics
