@@ -29,8 +29,8 @@ from experiments.attention_charges.imbalance import imbalance
 from noise_equilibrium.models import attention
 
 D_IN, D_HEAD, D_OUT, TOKENS, SAMPLES, NOISE = 4, 3, 4, 5, 400, 1.0
-START = attention.Params(query=0.9, key=0.3, value=0.3, out=0.3)  # the spreads of the initial weights
-TEACHER = attention.Params(query=0.4, key=0.4, value=0.4, out=0.4)
+START = (0.9, 0.3, 0.3, 0.3)  # the spreads of the initial Q, K, V and O
+TEACHER = (0.4, 0.4, 0.4, 0.4)
 FLOW_RATE, FLOW_BATCH, FLOW_STEPS = 0.03, 8, 60_000
 RATE, BATCH, STEPS = 0.05, 4, 40_000
 HEADS = {"one head": 1, "two heads": 2}
@@ -94,10 +94,10 @@ def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray],
     return _metrics(arrays), arrays, draw(arrays, tuple(HEADS))
 
 
-def start(key: Array, heads: int, spreads: attention.Params) -> attention.Params:
+def start(key: Array, heads: int, spreads: tuple[float, ...]) -> attention.Params:
     """Normal weights of these spreads, in double precision."""
     params = attention.init(key, D_IN, D_HEAD, D_OUT, heads, (1.0, 1.0))
-    return jax.tree_util.tree_map(lambda spread, leaf: spread * leaf.astype(jnp.float64), spreads, params)
+    return attention.Params(*(spread * leaf.astype(jnp.float64) for spread, leaf in zip(spreads, params, strict=True)))
 
 
 def regression(network: attention.Network, key: Array) -> tuple[Array, Array]:
