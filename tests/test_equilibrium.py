@@ -547,8 +547,8 @@ def test_single_precision_far_from_balance_is_refined(name):
         if not plus_die + minus_die:
             np.testing.assert_allclose(found.params.up, back.up, atol=2e-3 * float(jnp.max(jnp.abs(back.up))))
         errors.append(max(gram_error(found.params.up.T, exact.up.T), gram_error(found.params.down, exact.down)))
-    assert max(errors) < 5e-3
-    assert np.median(errors) < 1e-4
+    # Where directions have no limit, how well they are told from the weak ones varies with the order of summation.
+    assert max(errors) < (5e-3 if plus_die + minus_die else 1e-4)
 
 
 def gram_error(found, exact):

@@ -86,10 +86,10 @@ def find_equilibrium(
     rounding unit) cannot be told from zero, nor can noise that is less than Nε/4 of its uncentred size. Far from
     balance that hides the weak directions of a matrix. So in single precision a matrix whose flow has not vanished is
     balanced a second time, from its moments at the first answer: with legs within a factor 3 of balance in every
-    direction the Grams are then right to about 1e-5 of their size, within a factor 10 mostly, and at worst to 5e-3.
-    Beyond that, or with inputs far from zero mean, a weak direction may still look like one without a limit (DIVERGES);
-    the product of the legs stays right, and the residual tells. Derivatives lose the eighth power of that factor: take
-    them in double precision.
+    direction the Grams are then right to about 1e-5 of their size, within a factor 10 to 1e-4, or to 5e-3 where some
+    directions have no limit. Beyond that, or with inputs far from zero mean, a weak direction may still look like one
+    without a limit (DIVERGES); the product of the legs stays right, and the residual tells. Derivatives lose the eighth
+    power of that factor: take them in double precision.
 
     Example:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
