@@ -11,7 +11,6 @@ sides are the noise moments M₊ and M₋ of the rotation themselves.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -24,6 +23,7 @@ from tqdm import tqdm
 
 import noise_equilibrium as ne
 from experiments._metrics import Metric
+from experiments.representations.balance import Forces, from_averages, mismatch, strength
 from experiments.representations.figure import draw
 from noise_equilibrium.models import two_layer
 
@@ -32,6 +32,7 @@ VARIANCES = np.repeat([0.2, 1.0], SIZE // 2)  # of the label noise
 SHARE = VARIANCES / VARIANCES.sum()  # Σ̄_ε
 RATE, STD = 0.01, 0.5  # η of SGD, and the spread of the initial weights
 GD_RATE = 0.05
+FORCES_EVERY = 100  # steps between two samples of pull and noise
 BROKEN = (1.0, 1000)  # standard deviation of x and N where the symmetry does not hold
 
 
@@ -137,34 +138,19 @@ def sides(params: two_layer.Params) -> tuple[Array, Array]:
 def train(
     problem: ne.Problem, dynamics: Any, width: int, key: Array, seeds: int, steps: int, *, watched: bool = False
 ) -> dict[str, Any]:
-    """Both sides, averaged over the last 40 % of every run; with the tug of war of `tug` on a finite data set."""
+    """Both sides, averaged over the last 40 % of every run; if watched, with the forces of `balance`."""
 
     def one(key: Array) -> dict[str, Any]:
         start_key, noise_key = jax.random.split(key)
         start = two_layer.init(start_key, SIZE, width, SIZE, STD)
         observe = {"sides": ne.running(sides, start=0.6, every=10)}
         if watched:
-            observe["tug"] = ne.running(partial(tug, problem), start=0.6, every=steps // 1000)
+            observe["forces"] = ne.running(Forces(problem), start=0.6, every=FORCES_EVERY)
         seen = ne.simulate(problem, dynamics, start, steps, key=noise_key, observe=observe, every=steps).observed
         down, up = seen["sides"].mean
-        return {"down": down, "up": up, **(seen["tug"].mean if watched else {})}
+        return {"down": down, "up": up, **(from_averages(seen["forces"].mean, RATE) if watched else {})}
 
     return jax.vmap(one)(jax.random.split(key, seeds))
-
-
-def tug(problem: ne.Problem, params: two_layer.Params) -> dict[str, Array]:
-    """What moves the charges of the rotation: the loss, where it is not invariant, and the noise (Section 5.4).
-
-    dQ/dt = pull + 2σ²(M₊ − M₋), pull = −(G_UᵀU + UᵀG_U) + (G_WWᵀ + WG_Wᵀ), G = ∇L: zero for an exact symmetry.
-    """
-    slope = jax.grad(problem.risk)(params)
-    up, down = slope.up.T @ params.up, slope.down @ params.down.T
-    moments = ne.noise_moments(problem, params, two_layer.rotation)
-    return {
-        "pull": -(up + up.T) + (down + down.T),
-        "plus": RATE * moments.noise_plus,  # 2σ² = η/S
-        "minus": RATE * moments.noise_minus,
-    }
 
 
 def train_on_digits(dynamics: Any, width: int, key: Array, seeds: int, steps: int) -> dict[str, Any]:
@@ -215,12 +201,6 @@ def compare(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
     }
 
 
-def pulls(arrays: dict[str, np.ndarray], name: str) -> float:
-    """How hard the loss pulls, ‖pull‖/(2σ²(‖M₊‖ + ‖M₋‖)), the median run."""
-    pull, plus, minus = (np.linalg.norm(arrays[f"{name}_{what}"], axis=(1, 2)) for what in ("pull", "plus", "minus"))
-    return float(np.median(pull / (plus + minus)))
-
-
 def _metrics(arrays: dict[str, np.ndarray]) -> list[Metric]:
     metrics = []
     for case in CASES:
@@ -237,16 +217,20 @@ def _metrics(arrays: dict[str, np.ndarray]) -> list[Metric]:
             metrics.append(Metric(f"{name} distance of the diagonals, SGD, worst run", 0, worst, high=case.diagonal))
     held, broken = compare(arrays, "finite"), compare(arrays, "broken")
     digits = {kind: compare(arrays, f"digits_{kind}") for kind in ("sgd", "gd")}
-    torn, whole = pulls(arrays, "broken"), pulls(arrays, "finite")
+    forces = [{what: arrays[f"{which}_{what}"] for what in ("pull", "plus", "minus")} for which in ("broken", "finite")]
+    torn, whole = (float(np.median(strength(of))) for of in forces)
+    off = [float(np.median(mismatch(of))) for of in forces]
     name, base = f"tanh, σ_x = {BROKEN[0]:g}, N = {BROKEN[1]}:", f"tanh, σ_x = {SPREAD:g}, N = {SAMPLES}:"
     return [
         *metrics,
         Metric(f"{base} distance of A and B, SGD, worst run", 0, float(held["distance"].max()), high=0.30),
         Metric(f"{base} cosine of A and B, SGD, worst run", 1, float(held["cosine"].min()), low=0.75),
-        Metric(f"{base} pull of the loss over that of the noise", 0, whole),
+        Metric(f"{base} pull of the loss over the noise", 0, whole),
         Metric(f"{name} distance of A and B, SGD, median run", None, float(np.median(broken["distance"]))),
         Metric(f"{name} cosine of A and B, SGD, median run", None, float(np.median(broken["cosine"]))),
-        Metric(f"{name} pull of the loss over that of the noise", None, torn),
+        Metric(f"{name} pull of the loss over the noise", None, torn),
+        Metric(f"{name} pull off the push of the noise, relative", 0, off[0]),
+        Metric(f"{base} the same", 0, off[1]),
         Metric(f"{name} its pull over that of σ_x = {SPREAD:g}", None, torn / whole, low=2),
         Metric("digits: distance of M₊ and M₋, SGD, median run", None, float(np.median(digits["sgd"]["distance"]))),
         Metric("digits: cosine of M₊ and M₋, SGD, median run", None, float(np.median(digits["sgd"]["cosine"]))),
