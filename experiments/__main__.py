@@ -15,6 +15,7 @@ from experiments.flat_or_sharp import FlatOrSharp
 from experiments.moving_target import MovingTarget
 from experiments.neuron_charges import NeuronCharges
 from experiments.norm_growth import NormGrowth
+from experiments.optimizers import Optimizers
 from experiments.representations import Representations
 from experiments.scale_circle import ScaleCircle
 from experiments.sign_alignment import SignAlignment
@@ -31,6 +32,7 @@ EXPERIMENTS = {
     "moving_target": MovingTarget,
     "neuron_charges": NeuronCharges,
     "norm_growth": NormGrowth,
+    "optimizers": Optimizers,
     "representations": Representations,
     "scale_circle": ScaleCircle,
     "sign_alignment": SignAlignment,

@@ -3,7 +3,6 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments._records import integral
 from experiments.attention_charges.imbalance import imbalance
 from noise_equilibrium import plots
 
@@ -13,8 +12,7 @@ def draw(arrays: dict[str, np.ndarray], names: tuple[str, ...]) -> Figure:
     with plots.figure(11.5, 3.6, columns=1 + len(names)) as (drawing, (left, *others)):
         axes = left.subplots()
         for name, series in zip(names, (plots.SGD, plots.SDE), strict=True):
-            charge, rate, time = (arrays[f"{name}_flow_{what}"] for what in ("charge", "rate", "time"))
-            predicted, moved = integral(time[0], rate)[:, -1], charge[:, -1] - charge[:, 0]
+            predicted, moved = arrays[f"{name}_flow_sde"], arrays[f"{name}_flow_moved"]
             plots.elementwise(axes, predicted, moved, plots.Series(name, series.color, marker=series.marker))
         limits = np.array(axes.get_xlim())
         plots.theory(axes, limits, limits, "as predicted")

@@ -1,11 +1,14 @@
 """Regression by softmax self-attention with one and with two heads, from unbalanced queries (0.9) and keys (0.3).
 
 The charge QQᵀ − KKᵀ of every head flows as dC/dt = 2σ²(M₊ − M₋), M₊ the noise of Q and M₋ that of K, until they
-balance; the imbalance is ‖M₊ − M₋‖/(‖M₊‖ + ‖M₋‖), with both averaged over the last 40 % of a run. GD moves charges by
-O(η) in all, and leaves the imbalance. What decides whether a run is long enough and a step small enough:
+balance. The discrete law of Appendix D has the mean gradient too. The imbalance is ‖M₊ − M₋‖/(‖M₊‖ + ‖M₋‖), with both
+averaged over the last 40 % of a run. GD moves charges by O(η) in all, and leaves it. What makes a run long enough and a
+step small enough:
 
     task    The loss is summed over outputs and averaged over tokens, the labels are those of a small teacher with noise
-            of variance 1. The noise at the minimum sets the rates κ ∝ σ²E‖ε‖²: runs of SGD last several times 1/κ.
+            of variance 1. The noise at the minimum sets the rates κ ∝ σ²E‖ε‖²: runs of SGD last several times 1/κ in
+            most directions. The weakest directions of two heads may take longer than the run. Larger values and
+            outputs of the teacher balance faster, but what the SDE leaves out grows with the curvature h as ηh.
     start   GD moves a charge by η² Σ ḡᵀAḡ, 1/(1 − ηh/2) times its limit for small η along a curvature h. Values and
             outputs start small (0.3), and so do their curvatures: the drift is linear in η at the η of the study.
 """
@@ -23,15 +26,14 @@ from tqdm import tqdm
 
 import noise_equilibrium as ne
 from experiments._metrics import Metric
-from experiments._records import dense_start, integral
 from experiments.attention_charges.figure import draw
 from experiments.attention_charges.imbalance import imbalance
 from noise_equilibrium.models import attention
 
 D_IN, D_HEAD, D_OUT, TOKENS, SAMPLES, NOISE = 4, 3, 4, 5, 400, 1.0
 START = (0.9, 0.3, 0.3, 0.3)  # the spreads of the initial Q, K, V and O
-TEACHER = (0.4, 0.4, 0.4, 0.4)
-FLOW_RATE, FLOW_BATCH, FLOW_STEPS = 0.03, 8, 60_000
+TEACHER = {1: (0.4, 0.4, 0.3, 0.3), 2: (0.4, 0.4, 0.4, 0.4)}  # by heads; two heads have half of the curvature each
+FLOW_RATE, FLOW_BATCH, FLOW_STEPS, FLOW_EVERY = 0.03, 8, 60_000, 50
 RATE, BATCH, STEPS = 0.05, 4, 40_000
 HEADS = {"one head": 1, "two heads": 2}
 RECORDS = 200
@@ -103,21 +105,28 @@ def start(key: Array, heads: int, spreads: tuple[float, ...]) -> attention.Param
 def regression(network: attention.Network, key: Array) -> tuple[Array, Array]:
     """N samples of T tokens X ~ N(0, I), with the outputs of a teacher and noise."""
     teacher_key, x_key, noise_key = jax.random.split(key, 3)
-    teacher = start(teacher_key, network.heads, TEACHER)
+    teacher = start(teacher_key, network.heads, TEACHER[network.heads])
     x = jax.random.normal(x_key, (SAMPLES, TOKENS, D_IN), jnp.float64)
     noise = jax.random.normal(noise_key, (SAMPLES, TOKENS, D_OUT), jnp.float64)
     return x, jax.vmap(network.predict, (None, 0))(teacher, x) + NOISE * noise
 
 
+@eqx.filter_jit
 def follow(problem: ne.Problem, symmetry: ne.Symmetry, starts: Any, keys: Array) -> dict[str, Array]:
-    """Charges and their predicted rates along runs of SGD."""
+    """How far the charges moved along runs of SGD, by Appendix D, and by Eq. (7); rates averaged along the runs."""
     sgd = ne.SGD(FLOW_RATE, FLOW_BATCH)
 
-    def observe(params: attention.Params) -> dict[str, Array]:
-        rate = ne.noether_flow(problem, params, symmetry, sgd.noise_scale)
-        return {"charge": symmetry.charge(params), "rate": rate}
+    def rates(params: attention.Params) -> tuple[Array, Array]:
+        flows = [ne.noether_flow(problem, params, symmetry, law) for law in (sgd, sgd.noise_scale)]
+        return flows[0], flows[1]
 
-    return dense_start(problem, sgd, starts, keys, FLOW_STEPS, observe)
+    def one(start: Any, key: Array) -> dict[str, Array]:
+        observe = {"rates": ne.running(rates, 0, FLOW_EVERY)}
+        seen = ne.simulate(problem, sgd, start, FLOW_STEPS, key=key, observe=observe, every=FLOW_STEPS)
+        exact, sde = (FLOW_RATE * FLOW_STEPS * rate for rate in seen.observed["rates"].mean)
+        return {"moved": symmetry.charge(seen.params) - symmetry.charge(start), "exact": exact, "sde": sde}
+
+    return jax.vmap(one)(starts, keys)
 
 
 @eqx.filter_jit
@@ -148,17 +157,18 @@ def ends(arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
 def _metrics(arrays: dict[str, np.ndarray]) -> list[Metric]:
     metrics = []
     for name in HEADS:
-        charge, rate, time = (arrays[f"{name}_flow_{what}"] for what in ("charge", "rate", "time"))
-        moved, predicted = charge[:, -1] - charge[:, 0], integral(time[0], rate)[:, -1]
-        error = float(np.linalg.norm(moved - predicted) / np.linalg.norm(predicted))
+        moved, exact, sde = (arrays[f"{name}_flow_{what}"] for what in ("moved", "exact", "sde"))
+        errors = [float(np.linalg.norm(moved - predicted) / np.linalg.norm(predicted)) for predicted in (exact, sde)]
         before = imbalance(arrays[f"{name}_sgd_plus"][:, 0], arrays[f"{name}_sgd_minus"][:, 0], lead=1)
         slowest = float(arrays[f"{name}_sgd_rate"].min() * RATE * STEPS)
         sgd, gd = ends(arrays, f"{name}_sgd"), ends(arrays, f"{name}_gd")
         drifts = [
-            np.linalg.norm(arrays[f"{name}_{case}_charge"][:, -1] - charge[:, 0]) for case in ("gd", "gd_quarter")
+            np.linalg.norm(arrays[f"{name}_{case}_charge"][:, -1] - arrays[f"{name}_{case}_charge"][:, 0])
+            for case in ("gd", "gd_quarter")
         ]
         metrics += [
-            Metric(f"{name}: change of the charges off ∫2σ²(M₊ − M₋)dt, relative", 0, error, high=0.12),
+            Metric(f"{name}: change of the charges off ∫2σ²(M₊ − M₋)dt, relative", 0, errors[1], high=0.12),
+            Metric(f"{name}: the same off the discrete law", 0, errors[0], high=0.12),
             Metric(f"{name}: κ × time of SGD, slowest direction of all runs", None, slowest),
             Metric(f"{name}: imbalance of the noise at the start, median run", None, float(np.median(before))),
             Metric(f"{name}: imbalance at the end of SGD, median run", 0, float(np.median(sgd)), high=0.2),

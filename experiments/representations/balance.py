@@ -47,8 +47,8 @@ def pull(params: two_layer.Params, slope: two_layer.Params) -> Array:
 def from_averages(mean: dict[str, Any], rate: float) -> dict[str, Array]:
     """Pull and noise, from the averages of `Forces` over the end of a run.
 
-    Most of P is the fluctuation of ∇L, which averages to zero in a stationary state, so that E[P] is the same with θ − θ₀
-    in place of θ, for any fixed θ₀. With the mean of θ for θ₀ it has by far the smallest error.
+    Most of P is the fluctuation of ∇L, which averages to zero in a stationary state, so that E[P] is the same with
+    θ − θ₀ in place of θ, for any fixed θ₀. With the mean of θ for θ₀ it has by far the smallest error.
 
     Args:
         mean: the averages, of one run.
