@@ -12,6 +12,7 @@ from experiments.attention_charges import AttentionCharges
 from experiments.convergence import Convergence
 from experiments.deep_linear import DeepLinear
 from experiments.flat_or_sharp import FlatOrSharp
+from experiments.identities import Identities
 from experiments.moving_target import MovingTarget
 from experiments.neuron_charges import NeuronCharges
 from experiments.norm_growth import NormGrowth
@@ -29,6 +30,7 @@ EXPERIMENTS = {
     "convergence": Convergence,
     "deep_linear": DeepLinear,
     "flat_or_sharp": FlatOrSharp,
+    "identities": Identities,
     "moving_target": MovingTarget,
     "neuron_charges": NeuronCharges,
     "norm_growth": NormGrowth,

@@ -36,7 +36,11 @@ class Metric:
             return "reported"
         if math.isinf(self.low):
             return f"≤ {self.high:g}"
-        return f"≥ {self.low:g}" if math.isinf(self.high) else f"[{self.low:g}, {self.high:g}]"
+        if math.isinf(self.high):
+            return f"≥ {self.low:g}"
+        if self.low < self.high and f"{self.low:g}" == f"{self.high:g}":
+            return f"{self.low:g} ± {(self.high - self.low) / 2:.0e}"
+        return f"[{self.low:g}, {self.high:g}]"
 
     def entry(self) -> dict[str, object]:
         """The metric as an entry of `metrics.json`; numbers that JSON does not know are spelled out."""

@@ -8,7 +8,8 @@ step small enough:
     task    The loss is summed over outputs and averaged over tokens, the labels are those of a small teacher with noise
             of variance 1. The noise at the minimum sets the rates κ ∝ σ²E‖ε‖²: runs of SGD last several times 1/κ in
             most directions. The weakest directions of two heads may take longer than the run. Larger values and
-            outputs of the teacher balance faster, but what the SDE leaves out grows with the curvature h as ηh.
+            outputs of the teacher balance faster, but what the SDE leaves out grows with the curvature h as ηh: the
+            flow is followed on a calmer teacher than the balance.
     start   GD moves a charge by η² Σ ḡᵀAḡ, 1/(1 − ηh/2) times its limit for small η along a curvature h. Values and
             outputs start small (0.3), and so do their curvatures: the drift is linear in η at the η of the study.
 """
@@ -32,7 +33,7 @@ from noise_equilibrium.models import attention
 
 D_IN, D_HEAD, D_OUT, TOKENS, SAMPLES, NOISE = 4, 3, 4, 5, 400, 1.0
 START = (0.9, 0.3, 0.3, 0.3)  # the spreads of the initial Q, K, V and O
-TEACHER = {1: (0.4, 0.4, 0.3, 0.3), 2: (0.4, 0.4, 0.4, 0.4)}  # by heads; two heads have half of the curvature each
+TEACHER, CALM_TEACHER = (0.4, 0.4, 0.4, 0.4), (0.4, 0.4, 0.3, 0.3)  # of the balance, and of the flow
 FLOW_RATE, FLOW_BATCH, FLOW_STEPS, FLOW_EVERY = 0.03, 8, 60_000, 50
 RATE, BATCH, STEPS = 0.05, 4, 40_000
 HEADS = {"one head": 1, "two heads": 2}
@@ -76,13 +77,15 @@ def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray],
         for (name, heads), key in zip(HEADS.items(), jax.random.split(jax.random.key(seed), len(HEADS)), strict=True):
             network = attention.Network(heads)
             data_key, start_key, *keys = jax.random.split(key, 5)
-            problem = ne.Problem(Loss(network), regression(network, data_key))
+            problem, calm = (
+                ne.Problem(Loss(network), regression(network, data_key, spreads)) for spreads in (TEACHER, CALM_TEACHER)
+            )
             starts = jax.vmap(lambda key, heads=heads: start(key, heads, START))(
                 jax.random.split(start_key, preset.seeds)
             )
             symmetry = network.query_key
             noise_keys = [jax.random.split(key, preset.seeds) for key in keys]
-            flow = follow(problem, symmetry, starts, noise_keys[0])
+            flow = follow(calm, symmetry, starts, noise_keys[0])
             arrays |= {f"{name}_flow_{what}": np.asarray(value) for what, value in flow.items()}
             bar.update()
             for case, dynamics, steps in (
@@ -102,10 +105,10 @@ def start(key: Array, heads: int, spreads: tuple[float, ...]) -> attention.Param
     return attention.Params(*(spread * leaf.astype(jnp.float64) for spread, leaf in zip(spreads, params, strict=True)))
 
 
-def regression(network: attention.Network, key: Array) -> tuple[Array, Array]:
+def regression(network: attention.Network, key: Array, spreads: tuple[float, ...]) -> tuple[Array, Array]:
     """N samples of T tokens X ~ N(0, I), with the outputs of a teacher and noise."""
     teacher_key, x_key, noise_key = jax.random.split(key, 3)
-    teacher = start(teacher_key, network.heads, TEACHER[network.heads])
+    teacher = start(teacher_key, network.heads, spreads)
     x = jax.random.normal(x_key, (SAMPLES, TOKENS, D_IN), jnp.float64)
     noise = jax.random.normal(noise_key, (SAMPLES, TOKENS, D_OUT), jnp.float64)
     return x, jax.vmap(network.predict, (None, 0))(teacher, x) + NOISE * noise
