@@ -8,7 +8,7 @@ WORKERS ?= 2
 RUN := "$(VENV)/bin/python" -m
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all doctest lint format types clean
+.PHONY: help venv demo test test-all doctest docs report wheel lint format types clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)$$/  make \1	\2/p' Makefile | expand -t 18
@@ -34,6 +34,15 @@ test-all: venv ## run all tests, slow ones included
 
 doctest: venv ## run the examples in the docstrings
 	JAX_ENABLE_X64=1 JAX_PLATFORMS="$${JAX_PLATFORMS:-cpu}" $(RUN) pytest --doctest-modules noise_equilibrium
+
+docs: venv ## build the documentation into build/site; a broken link or reference is an error
+	$(RUN) mkdocs build --strict --quiet
+
+report: venv ## the whole paper on one page: runs what is missing, about half an hour on two cores
+	$(RUN) experiments report
+
+wheel: venv ## build the wheel, and run the README's example with it in an environment without this folder
+	PYTHON='$(VENV)/bin/python' sh tools/check_wheel.sh
 
 lint: venv ## check style and formatting
 	$(RUN) ruff check .

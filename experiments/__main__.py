@@ -6,41 +6,10 @@ import jax
 import tyro
 
 from experiments._metrics import table
-from experiments.alignment import Alignment
-from experiments.approximate_symmetry import ApproximateSymmetry
-from experiments.attention_charges import AttentionCharges
-from experiments.convergence import Convergence
-from experiments.deep_linear import DeepLinear
-from experiments.flat_or_sharp import FlatOrSharp
-from experiments.identities import Identities
-from experiments.moving_target import MovingTarget
-from experiments.neuron_charges import NeuronCharges
-from experiments.norm_growth import NormGrowth
-from experiments.optimizers import Optimizers
-from experiments.representations import Representations
-from experiments.scale_circle import ScaleCircle
-from experiments.sign_alignment import SignAlignment
-from experiments.time_scales import TimeScales
-from experiments.warmup import Warmup
+from experiments._registry import STUDIES
+from experiments.report import Report
 
-EXPERIMENTS = {
-    "alignment": Alignment,
-    "approximate_symmetry": ApproximateSymmetry,
-    "attention_charges": AttentionCharges,
-    "convergence": Convergence,
-    "deep_linear": DeepLinear,
-    "flat_or_sharp": FlatOrSharp,
-    "identities": Identities,
-    "moving_target": MovingTarget,
-    "neuron_charges": NeuronCharges,
-    "norm_growth": NormGrowth,
-    "optimizers": Optimizers,
-    "representations": Representations,
-    "scale_circle": ScaleCircle,
-    "sign_alignment": SignAlignment,
-    "time_scales": TimeScales,
-    "warmup": Warmup,
-}
+EXPERIMENTS = dict(sorted({**STUDIES, "report": Report}.items()))
 
 
 def use_devices(arguments: list[str]) -> list[str]:

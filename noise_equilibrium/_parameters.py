@@ -84,7 +84,7 @@ def flatten(params: PyTree) -> tuple[Float[Array, " P"], Callable[[Float[Array, 
     Raises:
         ValueError: if params holds no floating-point array, or a complex one.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
         >>> vector, unflatten = ne.flatten({"w": jnp.ones((2, 2)), "name": "layer"})
         >>> vector.shape, unflatten(2 * vector)["w"].tolist()

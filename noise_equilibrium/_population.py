@@ -57,7 +57,7 @@ class Redrawn(AbstractPopulation):
     Raises:
         ValueError: if the leaves of data differ in length, if there is none, or if `redraw` cannot be called.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp, noise_equilibrium as ne
         >>> noisy = ne.Redrawn(jnp.array([1.0, 2.0]), lambda key, y: y + 0.5 * jax.random.normal(key))
         >>> problem = ne.Problem(lambda w, y: (w - y) ** 2, noisy)  # SGD sees new noise at every visit

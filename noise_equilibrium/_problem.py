@@ -34,7 +34,7 @@ class Problem(Traced):
 
     Not checked: that the loss is pure, and that it is differentiable where it is used.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
         >>> problem = ne.Problem(lambda w, z: (w * z - 1.0) ** 2, jnp.array([1.0, 2.0]), weight_decay=0.5)
         >>> float(problem.risk(jnp.array(1.0)))  # (0² + 1²)/2 + 0.5

@@ -13,6 +13,7 @@ import noise_equilibrium as ne
 from experiments.__main__ import EXPERIMENTS, use_devices
 from experiments._metrics import Metric, table
 from experiments._output import Output
+from experiments._registry import STUDIES
 from experiments.alignment._network import relative_distance, worst
 from experiments.warmup.tasks import Task
 
@@ -103,7 +104,7 @@ def test_the_frontier_of_stability_against_the_dense_second_moment(rank):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(EXPERIMENTS.keys() - {"alignment"}))  # which has tests of its own
+@pytest.mark.parametrize("name", sorted(STUDIES.keys() - {"alignment"}))  # which has tests of its own
 def test_a_quick_study_passes_every_metric(name, tmp_path):
     command = [sys.executable, "-m", "experiments", name, "--quick", "--out", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -195,7 +195,7 @@ def running(function: Function | Timed, start: float | int = 0, every: int = 1) 
     Raises:
         ValueError: for what is no function, start outside its range, or `every` < 1.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
         >>> problem = ne.Problem(lambda w, z: (w - z) ** 2 / 2, jnp.array([0.0]))
         >>> run = ne.simulate(problem, ne.GD(0.5), jnp.array(8.0), 4, observe={"w": ne.running(lambda w: w, 0.5)})
@@ -226,7 +226,7 @@ def first_time(condition: Callable[[PyTree], Array] | Timed) -> FirstTimeOf:
     Raises:
         ValueError: for what is no function.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
         >>> problem = ne.Problem(lambda w, z: (w - z) ** 2 / 2, jnp.array([0.0]))
         >>> small = ne.first_time(lambda w: w < jnp.array([2.5, 0.1]))

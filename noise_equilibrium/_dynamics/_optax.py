@@ -33,7 +33,7 @@ class Optax(AbstractDynamics):
 
     Not checked: that the optimiser's own learning rate is positive.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp, optax, noise_equilibrium as ne
         >>> problem = ne.Problem(lambda w, z: (w - z) ** 2 / 2, jnp.array([1.0, 1.0]))
         >>> heavy_ball = ne.Optax(optax.sgd(0.5, momentum=0.5), 2)

@@ -28,7 +28,7 @@ class SGD(AbstractDynamics):
         ValueError: for a learning rate ≤ 0, a batch size below 1 or another word; for a batch larger than the data
             without replacement, once the problem is known.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
         >>> ne.SGD(0.1, 5).noise_scale  # σ² = η/(2S)
         0.01

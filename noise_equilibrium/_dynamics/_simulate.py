@@ -106,7 +106,7 @@ def simulate(
         ValueError: for a missing or unsuitable key, steps < 0, `every` < 1 or not dividing the steps, observables that
             are no functions, and what the dynamics refuse (a Stream, a batch that does not fit).
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
         >>> problem = ne.Problem(lambda w, z: (w - z) ** 2 / 2, jnp.array([1.0, 3.0]))
         >>> run = ne.simulate(problem, ne.GD(0.5), jnp.array(0.0), 4, observe={"w": lambda w: w}, every=2)
@@ -153,7 +153,7 @@ def resume(
         ValueError: as `simulate`; for dynamics that need a key which the run was not given, or whose state has another
             form; for observables that accumulate and were not there, or average over a fraction of the run.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
         >>> problem = ne.Problem(lambda w, z: (w - z) ** 2 / 2, jnp.array([1.0, 3.0]))
         >>> half = ne.simulate(problem, ne.GD(0.5), jnp.array(0.0), 2)

@@ -91,7 +91,7 @@ def find_equilibrium(
     without a limit (DIVERGES); the product of the legs stays right, and the residual tells. Derivatives lose the eighth
     power of that factor: take them in double precision.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
         >>> problem = ne.Problem(lambda p, z: (p["u"] * p["w"] - z) ** 2, jnp.array([0.0, 2.0]))
         >>> start = {"u": jnp.array(4.0), "w": jnp.array(0.25)}

@@ -30,7 +30,7 @@ def noether_flow(problem: Problem, params: PyTree, symmetry: AbstractSymmetry, n
 
     Not checked: that the loss has the symmetry, see Definition 4.1.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
         >>> problem = ne.Problem(lambda p, z: p["u"] * p["w"] * z, jnp.array([1.0, -1.0]))
         >>> params = {"u": jnp.array(2.0), "w": jnp.array(3.0)}

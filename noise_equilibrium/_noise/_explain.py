@@ -98,7 +98,7 @@ def explain(problem: Problem, params: PyTree, symmetry: AbstractSymmetry | Seque
     Raises:
         ValueError: as `noise_moments`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
         >>> problem = ne.Problem(lambda p, z: jnp.sum(jnp.sin(p["u"]) @ (p["w"] @ z)), jnp.ones((5, 3)))
         >>> params = {"u": jnp.ones((1, 2)), "w": jnp.ones((2, 3))}

@@ -88,7 +88,7 @@ def noise_moments(
 
     Source: theory, "Closed form"; Section 5 of the paper.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
         >>> problem = ne.Problem(lambda p, z: p["u"] * p["w"] * z, jnp.array([1.0, -1.0]))
         >>> params = {"u": jnp.array(2.0), "w": jnp.array(3.0)}

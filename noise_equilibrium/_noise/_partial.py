@@ -107,7 +107,7 @@ def partial_moments(
 
     Not checked: that parts do not overlap.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
         >>> loss = lambda p, z: p["u"] * p["w"] * z
         >>> params, symmetry = {"u": jnp.array(2.0), "w": jnp.array(3.0)}, ne.scaling()

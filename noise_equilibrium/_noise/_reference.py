@@ -40,7 +40,7 @@ def gradient_covariance(
         ValueError: on a population; if the loss is not a real scalar, or not finite for some sample; for a batch that
             does not fit the data.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
         >>> problem = ne.Problem(lambda p, z: jnp.dot(p, z), jnp.array([[1.0, 0.0], [-1.0, 0.0]]))
         >>> ne.gradient_covariance(problem, jnp.zeros(2)).tolist()

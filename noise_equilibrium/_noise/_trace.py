@@ -45,7 +45,7 @@ def noise_trace(
 
     Source: Eq. (7); theory, "Closed form".
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
         >>> problem = ne.Problem(lambda p, z: jnp.dot(p, z), jnp.array([[1.0, 0.0], [-1.0, 0.0]]))
         >>> float(ne.noise_trace(problem, jnp.zeros(2))), float(ne.noise_trace(problem, jnp.zeros(2), batch_size=2))

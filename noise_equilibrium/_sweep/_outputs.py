@@ -60,7 +60,7 @@ def labelled(value: PyTree, dims: str | Sequence[str], **coords: Any) -> Labelle
     Raises:
         ValueError: for names that are no strings or repeated, and arrays with fewer axes, or other lengths, than named.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
         >>> loss = ne.labelled(jnp.array([4.0, 2.0, 1.0]), "step", step=jnp.arange(3), time=0.1 * jnp.arange(3))
         >>> loss.dims

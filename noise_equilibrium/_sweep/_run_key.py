@@ -32,7 +32,7 @@ def run_key(key: PRNGKeyArray, seed: int, point: Mapping[str, Any]) -> PRNGKeyAr
     Raises:
         ValueError: for an unsuitable key, a seed out of range, or a value that is no number, bool or string.
 
-    Example:
+    Examples:
         >>> import jax, noise_equilibrium as ne
         >>> one = ne.run_key(jax.random.key(0), 3, {"width": 8, "rate": 0.1})
         >>> other = ne.run_key(jax.random.key(0), 3, {"rate": 0.1, "width": 8.0})

@@ -73,7 +73,7 @@ def sweep(
         SweepError: if runs raised, or workers were lost. All others are done and kept, and the message gives the
             coordinates. Called again, with a store, the sweep tries those that are missing.
 
-    Example:
+    Examples:
         >>> import jax, noise_equilibrium as ne
         >>> problem = ne.Problem(lambda w, z: (w - z) ** 2 / 2, jax.numpy.array([1.0, 3.0]))
         >>> def run(key, *, rate, batch):

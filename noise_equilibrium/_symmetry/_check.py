@@ -48,7 +48,7 @@ def symmetry_violation(problem: Problem, params: PyTree, symmetry: AbstractSymme
 
     Not checked: other parameters than these. A random point that is no minimum is the best place to ask.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
         >>> problem = ne.Problem(lambda p, z: (p["u"] * p["w"] ** 2 - z) ** 2, jnp.array([1.0]))
         >>> params = {"u": jnp.array(2.0), "w": jnp.array(3.0)}

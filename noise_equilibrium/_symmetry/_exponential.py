@@ -152,7 +152,7 @@ def exponential_symmetry(A: Any) -> ExponentialSymmetry:
     Assumed: A is a constant. Derivatives with respect to A go through an eigendecomposition, and hold where the
     eigenvalues are distinct.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
         >>> symmetry = ne.exponential_symmetry(jnp.diag(jnp.array([1.0, -1.0])))  # u × e^ρ, w × e^{−ρ}
         >>> params = {"u": jnp.array(3.0), "w": jnp.array(2.0)}

@@ -18,7 +18,7 @@ def scaling(*wheres: Where) -> Symmetry:
     Args:
         wheres: functions that select parameters or subtrees; all of params if none is given.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
         >>> float(ne.scaling().charge({"w": jnp.array([3.0, 4.0])}))  # ‖θ‖²
         25.0
@@ -47,7 +47,7 @@ def neuron_rescaling(up: Axis | Sequence[Axis], down: Axis | Sequence[Axis]) -> 
     Returns:
         A diagonal symmetry; its charge is the (d,) vector ‖up_j‖² − ‖down_j‖².
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
         >>> relu = ne.neuron_rescaling([(lambda p: p["w"], 0), (lambda p: p["b"], 0)], (lambda p: p["u"], 1))
     """
@@ -67,7 +67,7 @@ def double_rotation(
     Returns:
         A symmetric symmetry; its charge is UᵀU − WWᵀ, Eq. (11), of shape (d, d), or (H, k, k) with H blocks.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
         >>> symmetry = ne.double_rotation(lambda p: p[0], lambda p: p[1])
         >>> symmetry.charge((jnp.array([[1.0, 2.0]]), jnp.array([[1.0], [0.0]]))).tolist()

@@ -102,7 +102,7 @@ class Symmetry(AbstractSymmetry):
 
     Not checked: that the loss has the symmetry.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
         >>> symmetry = ne.Symmetry([ne.Leg(lambda p: p["u"], power=1), ne.Leg(lambda p: p["w"], power=-1)], "scalar")
         >>> params = {"u": jnp.array([3.0]), "w": jnp.array([1.0, 2.0])}

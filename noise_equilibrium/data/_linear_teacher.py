@@ -70,7 +70,7 @@ class LinearTeacher(eqx.Module):
         Raises:
             ValueError: if d_x + d_y > 255.
 
-        Example:
+        Examples:
             >>> import numpy as np, noise_equilibrium as ne
             >>> x, y = ne.data.LinearTeacher(np.eye(2), np.eye(2), np.eye(2)).noise_matched()
             >>> x.shape, round(float((x[:, 0] ** 4).mean()), 4), round(float((x[:, 0] ** 2 * x[:, 1] ** 2).mean()), 4)

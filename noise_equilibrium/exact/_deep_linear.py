@@ -42,7 +42,7 @@ def deep_linear_equilibrium(V: ArrayLike, cov_x: ArrayLike, cov_noise: ArrayLike
 
     Source: theory, "Deep linear network"; Theorem 5.4 and Theorem E.1.
 
-    Example:
+    Examples:
         >>> import numpy as np, noise_equilibrium as ne
         >>> weights = ne.exact.deep_linear_equilibrium(8 * np.eye(1), np.eye(1), np.eye(1), [2, 3])
         >>> [round(float((weight**2).sum()) ** 0.5, 4) for weight in weights]  # 8 = 2³

@@ -29,7 +29,7 @@ def sign_alignment_rate(
 
     Source: theory, "Solvable case".
 
-    Example:
+    Examples:
         >>> import noise_equilibrium as ne
         >>> sgd = ne.SGD(learning_rate=0.005, batch_size=1)
         >>> round(float(ne.exact.sign_alignment_rate(sgd.noise_scale, 1.0, 0.25)), 6)  # 8σ²σ_x²σ_ε²
@@ -59,7 +59,7 @@ def scale_invariant_norm(
 
     Source: Eq. (7) for the charge ‖θ‖² with Tr Σ(θ) = K/‖θ‖².
 
-    Example:
+    Examples:
         >>> import noise_equilibrium as ne
         >>> ne.exact.scale_invariant_norm(1.0, 2.0, 0.5, [0.0, 3.75]).tolist()  # 1, (1 + 4·0.5·2·3.75)^{1/4}
         [1.0, 2.0]

@@ -25,7 +25,7 @@ def hessian_trace(U: ArrayLike, W: ArrayLike, cov_x: ArrayLike) -> Float[Array, 
     Raises:
         ValueError: for shapes that do not fit, or a covariance that is not positive definite.
 
-    Example:
+    Examples:
         >>> import numpy as np, noise_equilibrium as ne
         >>> float(ne.exact.hessian_trace(np.eye(2), 3 * np.eye(2), np.eye(2)))  # 2(2·18 + 2·2)
         80.0
@@ -47,7 +47,7 @@ def deep_hessian_trace(params: Sequence[ArrayLike], cov_x: ArrayLike) -> Float[A
     Raises:
         ValueError: for no weight, shapes that do not fit, or a covariance that is not positive definite.
 
-    Example:
+    Examples:
         >>> import numpy as np, noise_equilibrium as ne
         >>> float(ne.exact.deep_hessian_trace([np.eye(1), 2 * np.eye(1), 3 * np.eye(1)], np.eye(1)))  # 2(6² + 3² + 2²)
         98.0
@@ -83,7 +83,7 @@ def initial_hessian_trace(cov_x: ArrayLike, width: int, d_out: int, var_up: Any,
     Raises:
         ValueError: for a covariance that is not positive definite, or sizes that are no positive integers.
 
-    Example:
+    Examples:
         >>> import numpy as np, noise_equilibrium as ne
         >>> d, d_h = 8, 16
         >>> float(ne.exact.initial_hessian_trace(np.eye(d), d_h, d, 1 / d_h, 1 / d))  # 2d(d + d_h), at equilibrium 4d²
@@ -111,7 +111,7 @@ def equilibrium_hessian_trace(V: ArrayLike, cov_x: ArrayLike, cov_noise: ArrayLi
     Raises:
         ValueError: for shapes that do not fit, or covariances that are not positive definite.
 
-    Example:
+    Examples:
         >>> import numpy as np, noise_equilibrium as ne
         >>> round(float(ne.exact.equilibrium_hessian_trace(np.eye(8), np.eye(8), 0.25 * np.eye(8), 3)), 1)
         115.5

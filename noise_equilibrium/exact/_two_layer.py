@@ -31,7 +31,7 @@ def two_layer_equilibrium(V: ArrayLike, cov_x: ArrayLike, cov_noise: ArrayLike, 
 
     Source: theory, "Two-layer linear network".
 
-    Example:
+    Examples:
         >>> import numpy as np, noise_equilibrium as ne
         >>> U, W = ne.exact.two_layer_equilibrium(np.diag([4.0, 1.0]), np.eye(2), np.eye(2), 2)
         >>> np.round(U @ U.T, 4).tolist(), np.round(W.T @ W, 4).tolist()
@@ -58,7 +58,7 @@ def balanced_factors(product: ArrayLike, down_noise: ArrayLike, up_noise: ArrayL
     Raises:
         ValueError: for shapes that do not fit, or Γ that are not positive definite.
 
-    Example:
+    Examples:
         >>> import numpy as np, noise_equilibrium as ne
         >>> U, W = ne.exact.balanced_factors(6 * np.eye(1), 4 * np.eye(1), np.eye(1), 1)
         >>> round(float(abs(U[0, 0])), 4), round(float(abs(W[0, 0])), 4)  # 4 w² = u², u w = 6

@@ -1,0 +1,80 @@
+"""Makes the report: runs what is missing, joins it with the statements, writes the pages."""
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+from experiments._metrics import Metric
+from experiments.report.markdown import markdown
+from experiments.report.page import html
+from experiments.report.rows import join, summary
+from experiments.report.runs import all_runs, make
+
+PACKAGES = (
+    "noise_equilibrium",
+    "jax",
+    "jaxlib",
+    "equinox",
+    "optax",
+    "diffrax",
+    "optimistix",
+    "numpy",
+    "xarray",
+    "zarr",
+)
+MARK = ".noise_equilibrium-report"
+
+
+def build(folder: Path, *, quick: bool, seed: int, workers: int) -> list[Metric]:
+    """Write `report.html` and `report.md` to a folder, in which runs are kept.
+
+    Args:
+        folder: new, empty, or an earlier report; its pages are made anew, its finished runs are never touched.
+        quick: the quick presets.
+        seed: of all studies.
+        workers: studies that run at once.
+
+    Returns:
+        For every run, how many of its metrics passed.
+
+    Raises:
+        FileExistsError: if the folder holds something that is no report.
+        ValueError: if workers is not positive.
+    """
+    if workers < 1:
+        raise ValueError(f"workers is {workers}; expected at least 1.")
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MARK).exists())):
+        raise FileExistsError(f"{folder} holds something that is no report; give another --out.")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).touch()
+    runs = all_runs(quick=quick, seed=seed)
+    results, failures = make(runs, folder, workers)
+    sections = join(results)
+    words, made = summary(sections, results, failures), _made(seed, workers, sum(result.seconds for result in results))
+    for name, text in (
+        ("report.html", html(words, sections, results, failures, made)),
+        ("report.md", markdown(words, sections, results, failures, made)),
+    ):
+        draft = folder / f".{name}"
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(folder / name)
+    counts = {result.run.name: (sum(m["pass"] for m in result.metrics), len(result.metrics)) for result in results}
+    return [
+        Metric(f"{run.name}: metrics that passed", *_pair(counts.get(run.name)), low=counts.get(run.name, (0, 1))[1])
+        for run in runs
+    ]
+
+
+def _pair(count: tuple[int, int] | None) -> tuple[float | None, float]:
+    return (None, 0) if count is None else (count[1], count[0])
+
+
+def _made(seed: int, workers: int, seconds: float) -> dict[str, str]:
+    """Versions, seeds and machine."""
+    return {
+        "Seed": f"{seed}, of data, initialisations and noise in every study",
+        "Versions": ", ".join(f"{name} {version(name)}" for name in PACKAGES) + f", Python {platform.python_version()}",
+        "Machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores; {workers} runs at once, "
+        f"{seconds / 60:.0f} minutes of runs in all",
+    }

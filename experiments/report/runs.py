@@ -1,0 +1,178 @@
+"""The runs behind the report: which there are, whether their results are still good, and making those that are missing.
+
+A run is kept in a folder whose name ends with a hash of its options, of the code it depends on, and of the versions of
+JAX and NumPy. It is made in a hidden folder beside it and renamed when it is complete: an interruption loses the runs
+of that moment only, and a folder with the right name is a finished run.
+"""
+
+import ast
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from queue import Queue
+
+from tqdm import tqdm
+
+import noise_equilibrium as ne
+from experiments._registry import STUDIES
+
+ROOT = Path(__file__).resolve().parents[2]
+SLOW = ("neuron_charges", "attention_charges", "representations", "alignment-digits", "deep_linear", "warmup")
+"""Started first, so that no long one is left for the end."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a study.
+
+    Attributes:
+        name: of the study, with its variant.
+        arguments: of the command line, after `python -m experiments`.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+
+    @property
+    def study(self) -> str:
+        """The name on the command line."""
+        return self.arguments[0]
+
+    @property
+    def command(self) -> str:
+        """What makes it."""
+        return " ".join(("python -m experiments", *self.arguments))
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder."""
+        return f"{self.name}-{key(self)}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Attributes:
+        run: what was run.
+        folder: where its figure, data and metrics are.
+        metrics: the entries of `metrics.json`.
+        seconds: how long it took.
+    """
+
+    run: Run
+    folder: Path
+    metrics: list[dict]
+    seconds: float
+
+
+def all_runs(*, quick: bool, seed: int) -> list[Run]:
+    """Every study once, `alignment` on both kinds of data."""
+    options = (*(["--quick"] if quick else []), *(["--seed", str(seed)] if seed else []))
+    found = [Run(name, (name, *options)) for name in STUDIES]
+    return [*found, Run("alignment-digits", ("alignment", "--data", "digits", *options))]
+
+
+def key(run: Run) -> str:
+    """A hash of all that decides the numbers of a run; comments and formatting do not."""
+    digest = hashlib.sha256(repr((run.arguments, version("jax"), version("numpy"), sys.version_info[:2])).encode())
+    for path in sources(run.study):
+        digest.update(path.name.encode())
+        digest.update(_meaning(path.read_text(encoding="utf-8")).encode())
+    return digest.hexdigest()[:12]
+
+
+@cache
+def _meaning(source: str) -> str:
+    """The syntax tree of a module without docstrings."""
+    return ast.dump(_without_docstrings(ast.parse(source)))
+
+
+def sources(study: str) -> list[Path]:
+    """The modules a study depends on: its own, those of studies it imports, the frame, and the library."""
+    waiting, packages = [study], set()
+    while waiting:
+        package = waiting.pop()
+        packages.add(package)
+        for path in (ROOT / "experiments" / package).glob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                parts = (node.module or "").split(".") if isinstance(node, ast.ImportFrom) else []
+                if len(parts) > 1 and parts[0] == "experiments" and parts[1] in STUDIES.keys() - packages:
+                    waiting.append(parts[1])
+    own = [path for package in packages for path in (ROOT / "experiments" / package).glob("*.py")]
+    frame = [ROOT / "experiments" / name for name in ("_metrics.py", "_output.py", "_records.py", "_study.py")]
+    return sorted([*own, *frame, *Path(ne.__file__).parent.rglob("*.py")])
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
+            node.body = node.body[1:] or [ast.Pass()]
+    return tree
+
+
+def load(run: Run, folder: Path) -> Result | None:
+    """The run in its folder if it is finished, or None."""
+    if not (folder / "metrics.json").exists():
+        return None
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return Result(run, folder, metrics, json.loads((folder / "seconds.json").read_text()))
+
+
+def make(runs: Iterable[Run], store: Path, workers: int) -> tuple[list[Result], dict[str, str]]:
+    """Load what is there and run what is missing, several at once, each on a core of its own where that can be said.
+
+    Returns:
+        The results in the order of `runs`, and for each run that broke off the end of what it printed.
+    """
+    runs, failures = list(runs), {}
+    folders = {run.name: store / run.folder for run in runs}  # not in the threads: `ast` is not safe there on 3.11
+    found = {run.name: load(run, folders[run.name]) for run in runs}
+    missing = [run for run in runs if found[run.name] is None]
+    missing.sort(key=lambda run: SLOW.index(run.name) if run.name in SLOW else len(SLOW))
+    cores: Queue[int | None] = Queue()
+    for place in range(workers):
+        available = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        cores.put(available[place] if workers > 1 and place < len(available) else None)
+    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(runs), initial=len(runs) - len(missing)) as bar:
+        waiting = {pool.submit(_execute, run, folders[run.name], cores): run for run in missing}
+        for done in as_completed(waiting):
+            run, output = waiting[done], done.result()
+            found[run.name] = load(run, folders[run.name])
+            if found[run.name] is None:
+                failures[run.name] = output[-2000:]
+            bar.set_postfix_str(f"{run.name} done")
+            bar.update()
+    return [result for run in runs if (result := found[run.name]) is not None], failures
+
+
+def _execute(run: Run, folder: Path, cores: "Queue[int | None]") -> str:
+    """Run one in a process of its own; what it printed."""
+    core = cores.get()
+    work = folder.with_name(f".{folder.name}-{os.getpid()}")
+    shutil.rmtree(work, ignore_errors=True)
+    start = time.monotonic()
+    command = [sys.executable, "-m", "experiments", *run.arguments, "--out", str(work.resolve())]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        if core is not None:
+            with suppress(OSError):  # where cores cannot be assigned, the system shares them out
+                os.sched_setaffinity(process.pid, {core})
+        output, _ = process.communicate()
+    cores.put(core)
+    if process.returncode in (0, 1) and (work / "metrics.json").exists():  # 1: complete, but a metric failed
+        (work / "seconds.json").write_text(f"{time.monotonic() - start:.1f}")
+        work.rename(folder)
+    else:
+        shutil.rmtree(work, ignore_errors=True)
+    return output

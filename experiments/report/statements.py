@@ -1,0 +1,390 @@
+"""Every equation, theorem and figure of the paper: what it says, where it lives in the code, and what measures it."""
+
+from typing import NamedTuple
+
+
+class Statement(NamedTuple):
+    """One row of the report.
+
+    Attributes:
+        label: its name in the paper.
+        says: the statement.
+        code: public names that compute it, as written after `ne.`; `experiments` for what is only measured.
+        run: the run that measures it, see `runs`.
+        metrics: beginnings of the names of its metrics.
+        note: a caveat, or what differs from the printed paper.
+    """
+
+    label: str
+    says: str
+    code: tuple[str, ...]
+    run: str
+    metrics: tuple[str, ...]
+    note: str = ""
+
+
+class Section(NamedTuple):
+    """A part of the paper.
+
+    Attributes:
+        title: its heading.
+        statements: its rows.
+    """
+
+    title: str
+    statements: tuple[Statement, ...]
+
+
+SECTIONS = (
+    Section(
+        "Sections 3 and 4: symmetry, Noether flow, fixed point",
+        (
+            Statement(
+                "Eq. (1)",
+                "dθ = −∇L dt + √(2σ²Σ) dW with σ² = η/(2S), time = η × steps: the SDE that SGD is compared with.",
+                ("SDE", "SGD", "sample_noise", "gradient_covariance"),
+                "alignment",
+                ("isotropic, SDE − SGD", "isotropic, SDE:"),
+                "First order in η: `weak_error` measures by how much the two differ.",
+            ),
+            Statement(
+                "Eq. (2)",
+                "ℓ(Q_ρ(θ), z) = ℓ(θ, z) for every ρ and every sample z.",
+                ("Symmetry", "exponential_symmetry", "check_symmetry"),
+                "identities",
+                ("Eq. (2)",),
+            ),
+            Statement(
+                "Eq. (3)",
+                "J(θ)·∇ℓ(θ, z) = 0 for every z, so that the mean gradient and the noise are orthogonal to the orbit.",
+                ("symmetry_violation", "models"),
+                "identities",
+                (
+                    "Eq. (3)",
+                    "deep linear network: largest",
+                    "deep ReLU network: largest",
+                    "attention, two heads: largest",
+                ),
+                "Of every model that the studies use.",
+            ),
+            Statement(
+                "Eq. (4)",
+                "Gradient flow conserves the charge C.",
+                ("GradientFlow", "Symmetry.charge"),
+                "identities",
+                ("Eq. (4)",),
+            ),
+            Statement(
+                "Eqs. (5), (26)–(29)",
+                "For any symmetry with J = ∇C: dC/dt = σ²Tr[Σ∇²C] − 2γθᵀ∇C, without a martingale part.",
+                ("noether_flow",),
+                "identities",
+                ("Eq. (5)",),
+            ),
+            Statement(
+                "Definition 4.1, Eq. (8)",
+                "Exponential symmetries J(θ) = Aθ, A symmetric; (I + λA/n)ⁿθ → e^{λA}θ.",
+                ("exponential_symmetry", "Symmetry.act"),
+                "identities",
+                ("Eq. (8)",),
+            ),
+            Statement(
+                "Definition 4.2",
+                "ℓ₀ + γ‖θ‖² has the symmetry if ℓ₀ has it: the charge of gradient flow then decays as e^{−4γt}.",
+                ("Problem",),
+                "identities",
+                ("Definition 4.2",),
+            ),
+            Statement(
+                "Eqs. (6), (7)",
+                "dC/dt = −4γC + 2σ²Tr[ΣA] for C = θᵀAθ: the Noether flow.",
+                ("noether_flow", "noise_moments", "noise_trace"),
+                "identities",
+                ("Eq. (7)",),
+            ),
+            Statement(
+                "Eq. (7) in training",
+                "The charges of ReLU neurons follow the flow; GD hardly moves them.",
+                ("noether_flow", "simulate", "models.deep_relu"),
+                "neuron_charges",
+                ("ReLU: change", "ReLU: correlation", "leaky: change", "leaky: correlation"),
+            ),
+            Statement(
+                "Lemma B.1",
+                "Tr[Σ(θ_λ)A] = Tr[e^{−2λA}Σ(θ)A]: gradients transform inversely to parameters.",
+                ("noise_trace", "find_equilibrium"),
+                "identities",
+                ("Lemma B.1",),
+            ),
+            Statement(
+                "Theorem 4.3",
+                "Along every orbit G falls and C rises with λ; a unique λ* ∈ [−∞, ∞] makes the flow vanish, whatever "
+                "the start, and it is a differentiable function of θ.",
+                ("find_equilibrium", "Status"),
+                "identities",
+                ("Theorem 4.3",),
+                "γ ≥ 0 is needed. λ* = ±∞ and the cases without noise have a status of their own.",
+            ),
+            Statement(
+                "Eq. (9)",
+                "C(θ*) = (σ²/2γ)Tr[Σ(θ*)A]; without decay Tr[Σ(θ*)A₊] = Tr[Σ(θ*)A₋].",
+                ("find_equilibrium",),
+                "identities",
+                ("Eq. (9)",),
+            ),
+            Statement(
+                "Definition 4.6",
+                "The noise equilibrium of a function, reached by SGD in training: charges of neurons relax to the "
+                "predicted ones, which are not zero.",
+                ("find_equilibrium", "predict"),
+                "neuron_charges",
+                ("ReLU: |C_j", "leaky: |C_j", "two hidden layers"),
+                "All symmetries of a deep network are balanced jointly.",
+            ),
+            Statement(
+                "Section 4.2",
+                "t_erm = 1/h does not depend on σ², t_equi = 1/κ ∝ S/η²: a fast and a slow phase.",
+                ("relaxation_rates", "time_scales", "orbit_flow"),
+                "time_scales",
+                ("",),
+            ),
+            Statement(
+                "Lemmas B.2, B.3, Corollary B.4",
+                "|G| ≥ c₀|C − C*|: the flow is never weaker than a linear restoring force.",
+                ("find_equilibrium", "gradient_covariance"),
+                "identities",
+                ("Lemma B.",),
+                "The displayed formulas were derived anew; see the theory page.",
+            ),
+            Statement(
+                "Theorem 4.5, Lemma B.5, Theorem B.6",
+                "C follows a moving C*: E(C − C*)² stays below a bound in μ/c₀ and s²/(2c₀), and |C − C*|/|C*| → 0 in "
+                "probability if μ ≠ 0 or s = 0.",
+                ("noether_flow", "orbit_flow"),
+                "moving_target",
+                ("",),
+                "Medians, never the mean of a squared ratio, which is infinite.",
+            ),
+        ),
+    ),
+    Section(
+        "Section 5: linear networks",
+        (
+            Statement(
+                "Eq. (10)",
+                "ℓ(UP, P⁻¹W) = ℓ(U, W) for every invertible P: the double rotation.",
+                ("double_rotation", "models.two_layer_linear"),
+                "identities",
+                ("Eq. (10)",),
+            ),
+            Statement(
+                "Eq. (11)",
+                "Gradient flow conserves UᵀU − WWᵀ.",
+                ("double_rotation", "GradientFlow"),
+                "identities",
+                ("Eq. (11)",),
+            ),
+            Statement(
+                "Proposition 5.1",
+                "dC_B/dt = −4γC_B + 2σ²(Σ_i Tr[Σ(ũ_i)B] − Σ_j Tr[Σ(w̃_j)B]), for all B at once "
+                "dQ/dt = −4γQ + 2σ²(M₊ − M₋).",
+                ("noether_flow", "noise_moments"),
+                "identities",
+                ("Proposition 5.1",),
+            ),
+            Statement(
+                "Section 5.1",
+                "Rank one: C_kl decays at the rate 2σ²Var(a), all neurons end with one sign of u_k w_k.",
+                ("models.rank_one", "exact.sign_alignment_rate"),
+                "sign_alignment",
+                ("",),
+            ),
+            Statement(
+                "Section 5.1, the law",
+                "dC_kl/dt = −2σ²Var(a)C_kl for every pair of neurons.",
+                ("models.rank_one", "noether_flow"),
+                "identities",
+                ("Section 5.1",),
+            ),
+            Statement(
+                "Eqs. (12), (13), Theorem 5.2",
+                "W Γ_W Wᵀ = Uᵀ Γ_U U at the equilibrium; at the global minimum it has a closed form.",
+                ("exact.two_layer_equilibrium", "exact.residual_moments", "find_equilibrium"),
+                "identities",
+                ("Eq. (13)", "Theorem 5.2"),
+                "Γ contains the mean gradient, −KᵀK, which the paper leaves out.",
+            ),
+            Statement(
+                "Eq. (14), Figure 2",
+                "W Σ̄_x Wᵀ = Uᵀ Σ̄_ε U: SGD aligns the layers, GD does not.",
+                ("exact.two_layer_equilibrium", "simulate"),
+                "alignment",
+                ("isotropic, SGD", "isotropic, GD", "isotropic, η", "tasks"),
+            ),
+            Statement(
+                "Eq. (14) on digits",
+                "The same on handwritten digits: SGD balances the noise, GD does not, and `find_equilibrium` takes "
+                "GD's end to the balanced point of its orbit.",
+                ("find_equilibrium", "data.digits"),
+                "alignment-digits",
+                ("",),
+            ),
+            Statement(
+                "Eq. (14), identity",
+                "The closed form satisfies it to rounding.",
+                ("exact.two_layer_equilibrium",),
+                "identities",
+                ("Eq. (14)",),
+            ),
+            Statement(
+                "Proposition 5.3",
+                "Tr∇²L = 2(d_y Tr[WΣ_xWᵀ] + Tr[Σ_x]Tr[UᵀU]); for isotropic noise the equilibrium is the "
+                "flattest minimum.",
+                ("exact.hessian_trace", "exact.flattest_hessian_trace"),
+                "identities",
+                ("Proposition 5.3", "Section 5.2"),
+            ),
+            Statement(
+                "Eq. (15)",
+                "Tr∇²L at initialisation against that at equilibrium: variance 1/(d + d_h) is flatter, 1/fan-in "
+                "sharper.",
+                ("exact.initial_hessian_trace", "exact.equilibrium_hessian_trace"),
+                "identities",
+                ("Eq. (15)",),
+                "For d_h < d the unfitted part of x is noise too; the paper's rank argument gives another number.",
+            ),
+            Statement(
+                "Figure 3",
+                "SGD is sharper or flatter than the balanced minimum, depending on the data.",
+                ("exact.two_layer_equilibrium", "exact.hessian_trace", "exact.balanced_minimum"),
+                "flat_or_sharp",
+                ("",),
+            ),
+            Statement(
+                "Figure 4",
+                "Warmup: from a flat equilibrium a learning rate is stable that diverges at initialisation.",
+                ("exact.equilibrium_hessian_trace", "SGD"),
+                "warmup",
+                ("",),
+            ),
+            Statement(
+                "Figure 8",
+                "The residual to Theorem 5.2 against learning rate, batch size and width.",
+                ("exact.two_layer_equilibrium",),
+                "convergence",
+                ("",),
+                "For S < d/2 the residual at rest is above 1.8√ρ by its closed form, which is the mark there.",
+            ),
+            Statement(
+                "Eqs. (16)–(19), Theorem 5.4",
+                "Deep linear networks: one equilibrium for all pairs of layers, intermediate layers rescaled "
+                "orthogonal matrices.",
+                ("exact.deep_linear_equilibrium", "models.deep_linear"),
+                "identities",
+                ("Theorem 5.4", "Eq. (16)", "Eq. (18)", "Eq. (19)"),
+                "The printed formula needs Tr Σ_x = Tr Σ_ε = d = rank V; the general form is checked, and that the "
+                "printed one fails elsewhere.",
+            ),
+            Statement(
+                "Theorem E.1",
+                "Pair i is in equilibrium iff E[‖δ_{i+1}‖²h_ih_iᵀ] = E[‖h_{i−1}‖²δ_iδ_iᵀ].",
+                ("noise_moments", "exact.deep_linear_equilibrium"),
+                "identities",
+                ("Theorem E.1",),
+                "With raw second moments: exact at a minimum, or at S = 1.",
+            ),
+            Statement(
+                "Figure 5",
+                "Theorem 5.4 in training, for three to five layers and wider ones.",
+                ("exact.deep_linear_equilibrium", "simulate"),
+                "deep_linear",
+                ("",),
+                "From a standard start the product can lose rank; only runs that kept it are compared.",
+            ),
+        ),
+    ),
+    Section(
+        "Section 5.4 and Appendix A: beyond linear networks",
+        (
+            Statement(
+                "Eqs. (20)–(23)",
+                "Approximate symmetry ℓ₀ + ζℓ₁: the fixed point ζθᵀA∇ℓ₁ = σ²Tr[ΣA], and its displacement for large ζ.",
+                ("noether_flow", "find_equilibrium"),
+                "approximate_symmetry",
+                ("",),
+                "Eq. (20) errs by O(η) for discrete SGD, and (21) lacks a term of its own order; both corrections are "
+                "measured.",
+            ),
+            Statement(
+                "Figures 6 and 9",
+                "Two-layer networks with tanh, swish and (leaky) ReLU learn aligned layers; GD does not.",
+                ("models.two_layer", "noise_moments"),
+                "representations",
+                ("",),
+                "Approximate, because the symmetry is; where it breaks, the loss pulls against the noise.",
+            ),
+            Statement(
+                "Eq. (24), Figure 1",
+                "Scale invariance: ‖θ‖⁴ grows linearly in time under SGD, and settles with weight decay.",
+                ("scaling", "models.scale_invariant", "exact.scale_invariant_norm"),
+                "scale_circle",
+                ("",),
+            ),
+            Statement(
+                "Figure 7",
+                "Normalised networks: the norm grows at the rate 2σ²TrΣ, that of each layer only if it has a symmetry.",
+                ("models.normalized", "noise_trace"),
+                "norm_growth",
+                ("",),
+            ),
+            Statement(
+                "Eq. (24), identity",
+                "d‖θ‖²/dt = 2σ²Tr[Σ] where the loss does not know the scale of θ.",
+                ("scaling", "models.normalized"),
+                "identities",
+                ("Eq. (24)", "Net-A", "Net-B"),
+            ),
+        ),
+    ),
+    Section(
+        "Appendix D: discrete time",
+        (
+            Statement(
+                "Eqs. (93)–(100)",
+                "C(θ') = (1 − 2ηγ)²C(θ) + η²ĝᵀAĝ at every step of SGD.",
+                ("expected_charge_step", "charge_rates"),
+                "identities",
+                ("Appendix D",),
+            ),
+            Statement(
+                "Theorem D.1",
+                "Theorem 4.3 for SGD of any batch size, with and without replacement, and for GD.",
+                ("find_equilibrium", "expected_charge_step"),
+                "identities",
+                ("Theorem D.1",),
+                "Needs 0 ≤ ηγ < 1.",
+            ),
+        ),
+    ),
+    Section(
+        "Beyond the paper",
+        (
+            Statement(
+                "Attention",
+                "Queries and keys are a double rotation in every head: their charges flow, and SGD balances their "
+                "noise.",
+                ("models.attention", "double_rotation"),
+                "attention_charges",
+                ("",),
+            ),
+            Statement(
+                "Momentum and Adam",
+                "Momentum β is SGD of η/(1−β) to the charges; Adam breaks rotations and moves charges without noise.",
+                ("Optax",),
+                "optimizers",
+                ("",),
+                "Reported without a promised outcome, but for the rotations.",
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,40 @@
+"""Every code block of the documentation and of the README runs, page by page, as a reader would paste it."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+BLOCK = re.compile(r"^```python( no-run)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NEEDS_MACHINES = {"sweeps.md": 4}  # blocks that need a cluster, or a process of their own
+
+
+def blocks(page: Path) -> list[tuple[bool, str]]:
+    """For every block whether it is run, and its code."""
+    return [(not skipped, code) for skipped, code in BLOCK.findall(page.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+def test_the_code_of_a_page_runs(page, tmp_path):
+    code = "\n".join(code for run, code in blocks(page) if run)
+    script = tmp_path / "page.py"
+    # A pool of spawned processes imports the script again, and must find it cheap.
+    script.write_text(
+        "if __name__ == '__main__':\n" + "".join(f"    {line}\n" if line else "\n" for line in code.splitlines())
+    )
+    command = [sys.executable, "-W", "error::DeprecationWarning:__main__", str(script)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_blocks_that_are_not_run_are_python_and_few(page):
+    kept = [code for run, code in blocks(page) if not run]
+    assert len(kept) == NEEDS_MACHINES.get(page.name, 0)
+    for code in kept:
+        compile(code, page.name, "exec")

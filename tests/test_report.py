@@ -1,0 +1,152 @@
+"""The report: every statement has a place in the code and a measurement, and finished runs are used again."""
+
+import ast
+import json
+import re
+from functools import reduce
+
+import pytest
+from matplotlib.figure import Figure
+
+import noise_equilibrium as ne
+from experiments._metrics import Metric
+from experiments._output import Output
+from experiments._registry import STUDIES
+from experiments.report import build as building
+from experiments.report import runs as running
+from experiments.report.rows import join
+from experiments.report.runs import Result, Run, all_runs, key, load, make
+from experiments.report.statements import SECTIONS
+
+STATEMENTS = [statement for section in SECTIONS for statement in section.statements]
+RUNS = all_runs(quick=True, seed=3)
+
+
+def test_every_numbered_statement_of_the_paper_has_a_row():
+    labels = " ".join(statement.label for statement in STATEMENTS)
+    spans = [(int(a), int(b or a)) for a, b in re.findall(r"\((\d+)\)(?:–\((\d+)\))?", labels)]
+    numbers = {n for first, last in spans for n in range(first, last + 1)}
+    assert numbers >= set(range(1, 25)) | set(range(26, 30)) | set(range(93, 101))
+    for name in ("Definition 4.1", "Definition 4.2", "Definition 4.6", "Theorem 4.3", "Theorem 4.5", "Theorem 5.2"):
+        assert name in labels
+    for name in ("Theorem 5.4", "Theorem B.6", "Theorem D.1", "Theorem E.1", "Proposition 5.1", "Proposition 5.3"):
+        assert name in labels
+    for name in ("Lemma B.1", "B.2", "B.3", "B.4", "B.5", *(f"Figure {number}" for number in (1, 2, 3, 4, 5, 7, 8))):
+        assert name in labels
+    assert "Figures 6 and 9" in labels
+
+
+@pytest.mark.parametrize("statement", STATEMENTS, ids=lambda statement: statement.label)
+def test_the_code_of_a_statement_exists(statement):
+    assert statement.code
+    for name in statement.code:
+        reduce(getattr, name.split("."), ne)
+
+
+def test_every_study_is_in_the_report():
+    names = {run.name for run in RUNS}
+    assert names == STUDIES.keys() | {"alignment-digits"}
+    assert {statement.run for statement in STATEMENTS} == names
+
+
+def test_the_key_of_a_run_follows_options_and_code_but_not_words(tmp_path, monkeypatch):
+    one = tmp_path / "one.py"
+    monkeypatch.setattr(running, "sources", lambda study: [one])
+    one.write_text('"""Words."""\nx = 1\n')
+    first = key(RUNS[0])
+    one.write_text('"""Other words."""\n\n# and a comment\nx = 1\n')
+    assert key(RUNS[0]) == first
+    one.write_text("x = 2\n")
+    assert key(RUNS[0]) != first
+    one.write_text("x = 1\n")
+    assert key(RUNS[0]) == first != key(all_runs(quick=True, seed=4)[0])
+
+
+def test_the_code_a_run_depends_on():
+    files = running.sources("optimizers")
+    names = {f"{path.parent.name}/{path.name}" for path in files}
+    assert {
+        "optimizers/study.py",
+        "neuron_charges/study.py",
+        "experiments/_metrics.py",
+        "noise_equilibrium/_problem.py",
+    } <= names
+    assert not any("alignment" in name or "report" in name for name in names)
+    assert all(isinstance(ast.parse(path.read_text(encoding="utf-8")), ast.Module) for path in files)
+
+
+def finish(run: Run, folder, passed: bool = True) -> None:
+    """What a run leaves: metrics that begin as the statements say, and a figure."""
+    names = {start or "all" for statement in STATEMENTS if statement.run == run.name for start in statement.metrics}
+    metrics = [Metric(f"{name} <measured>", 0, 0.0 if passed else 1.0, high=1e-9) for name in sorted(names)]
+    Output("", folder).write(metrics, {}, Figure())
+    (folder / "seconds.json").write_text("1.5")
+
+
+def test_finished_runs_are_used_again_and_broken_ones_lose_nothing_else(tmp_path, monkeypatch):
+    executed = []
+
+    def execute(run, folder, cores):
+        executed.append(run.name)
+        if run.name == "warmup" and executed.count("warmup") == 1:
+            return "Traceback: no memory"
+        finish(run, folder)
+        return ""
+
+    monkeypatch.setattr(running, "_execute", execute)
+    results, failures = make(RUNS, tmp_path, 2)
+    assert failures == {"warmup": "Traceback: no memory"}
+    assert [result.run for result in results] == [run for run in RUNS if run.name != "warmup"]
+    results, failures = make(RUNS, tmp_path, 2)
+    assert not failures
+    assert len(results) == len(RUNS)
+    assert sorted(executed) == sorted([*(run.name for run in RUNS), "warmup"])
+
+
+def test_a_folder_without_metrics_is_no_finished_run(tmp_path):
+    assert load(RUNS[0], tmp_path) is None
+
+
+def test_a_run_is_made_in_a_process_and_moved_when_complete(tmp_path):
+    run = Run("sign_alignment", ("sign_alignment", "--help"))  # ends at once, without metrics
+    results, failures = make([run], tmp_path, 1)
+    assert not results
+    assert "--quick" in failures["sign_alignment"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_pages_show_every_statement(tmp_path, monkeypatch):
+    def execute(run, folder, cores):
+        finish(run, folder, passed=run.name != "warmup")
+        return ""
+
+    monkeypatch.setattr(running, "_execute", execute)
+    counts = building.build(tmp_path / "out", quick=True, seed=3, workers=2)
+    assert [metric.passed for metric in counts] == [run.name != "warmup" for run in RUNS]
+    for name in ("report.html", "report.md"):
+        page = (tmp_path / "out" / name).read_text(encoding="utf-8")
+        assert all(statement.label in page for statement in STATEMENTS)
+        assert all(run.command in page for run in RUNS)
+        assert "FAIL" in page
+        assert ne.__version__ in page
+    html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert html.count("data:image/png;base64,") == len(RUNS)
+    assert "<measured>" not in html
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', html)  # nothing is fetched
+    building.build(tmp_path / "out", quick=True, seed=3, workers=2)  # again, in its own folder
+
+
+def test_a_folder_with_something_else_is_refused(tmp_path):
+    (tmp_path / "kept").write_text("data")
+    with pytest.raises(FileExistsError, match="no report"):
+        building.build(tmp_path, quick=True, seed=0, workers=1)
+    with pytest.raises(ValueError, match="workers is 0"):
+        building.build(tmp_path / "new", quick=True, seed=0, workers=0)
+
+
+def test_a_statement_without_metrics_is_an_error(tmp_path):
+    run = next(run for run in RUNS if run.name == "identities")
+    (tmp_path / "x").mkdir()
+    entries = json.loads(json.dumps([Metric("something else", 0, 0.0).entry()]))
+    with pytest.raises(ValueError, match="no metric of identities begins with 'Eq"):
+        join([Result(run, tmp_path / "x", entries, 1.0)])
