@@ -38,11 +38,11 @@ doctest: venv ## run the examples in the docstrings
 docs: venv ## build the documentation into build/site; a broken link or reference is an error
 	$(RUN) mkdocs build --strict --quiet
 
-report: venv ## the whole paper on one page: runs what is missing, about half an hour on two cores
+report: venv ## the whole paper on one page: runs what is missing, about an hour on two cores
 	$(RUN) experiments report
 
 wheel: venv ## build the wheel, and run the README's example with it in an environment without this folder
-	PYTHON='$(VENV)/bin/python' sh tools/check_wheel.sh
+	PYTHON='$(VENV)/bin/python' CONSTRAINTS='$(CONSTRAINTS)' sh tools/check_wheel.sh
 
 lint: venv ## check style and formatting
 	$(RUN) ruff check .

@@ -8,6 +8,7 @@ set -eu
 cd "$(dirname "$0")/.."
 root=$PWD PYTHON=${PYTHON:-.venv/bin/python} CONSTRAINTS=${CONSTRAINTS:-}
 case $PYTHON in /*) ;; *) PYTHON=$root/$PYTHON ;; esac
+[ "$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')" = 3.11 ] || CONSTRAINTS= # pinned for 3.11 only
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
+from .._noise import batch_factor
 from .._population import Redrawn, Stream
 from .._problem import Problem
 
@@ -58,10 +59,9 @@ class Minibatches(eqx.Module):
         epochs").
         """
         self.check(problem)
-        if self.replacement is True:
+        if self.replacement is True:  # of a Stream too, which has no N
             return 1 / self.size
-        count = problem.num_samples
-        return (count - self.size) / max(count - 1, 1) / self.size
+        return batch_factor(problem.num_samples, self.size, replacement=False)
 
     def init(self, problem: Problem) -> PyTree:
         """The permutation of the epoch; nothing for independent batches."""
