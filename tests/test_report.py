@@ -14,6 +14,7 @@ from experiments._output import Output
 from experiments._registry import STUDIES
 from experiments.report import build as building
 from experiments.report import runs as running
+from experiments.report.page import text
 from experiments.report.rows import join
 from experiments.report.runs import Result, Run, all_runs, key, load, make
 from experiments.report.statements import SECTIONS
@@ -150,3 +151,9 @@ def test_a_statement_without_metrics_is_an_error(tmp_path):
     entries = json.loads(json.dumps([Metric("something else", 0, 0.0).entry()]))
     with pytest.raises(ValueError, match="no metric of identities begins with 'Eq"):
         join([Result(run, tmp_path / "x", entries, 1.0)])
+
+
+def test_indices_and_powers_on_the_page():
+    assert text("θ_λ, C_kl, σ_ε²") == "θ<sub>λ</sub>, C<sub>kl</sub>, σ<sub>ε</sub>²"
+    assert text("e^{−2λA}, δ_{i+1}") == "e<sup>−2λA</sup>, δ<sub>i+1</sub>"
+    assert text("`weak_error` < 1") == "<code>weak_error</code> &lt; 1"

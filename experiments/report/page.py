@@ -1,6 +1,7 @@
 """The report as HTML, in one file that needs no other and no network."""
 
 import base64
+import re
 from html import escape
 
 from experiments.report.rows import Row, number
@@ -36,6 +37,19 @@ pre { overflow-x: auto; background: var(--shade); padding: .7rem; font-size: .8r
 """
 
 
+def text(words: str) -> str:
+    """Words with `code`, and with indices and powers as they are printed: θ_λ, C_kl, e^{λA}."""
+    parts = escape(words, quote=False).split("`")
+    for place, part in enumerate(parts):
+        if place % 2:
+            parts[place] = f"<code>{part}</code>"
+            continue
+        part = re.sub(r"\^(?:\{([^}]*)\}|(\w))", lambda found: f"<sup>{found[1] or found[2]}</sup>", part)
+        index = r"_(?:\{([^}]*)\}|([A-Za-z]{1,4}|[α-ω]|\d)(?![A-Za-z0-9_]))"
+        parts[place] = re.sub(index, lambda found: f"<sub>{found[1] or found[2]}</sub>", part)
+    return "".join(parts)
+
+
 def html(
     words: list[str],
     sections: list[tuple[str, list[Row]]],
@@ -55,7 +69,7 @@ def html(
     shown: set[str] = set()
     body = [
         "<h1>Parameter symmetry and noise equilibrium of SGD: every statement, measured</h1>",
-        *(f"<p>{escape(word)}</p>" for word in words),
+        *(f"<p>{text(word)}</p>" for word in words),
         "<nav>",
         *(f'<a href="#part-{place}">{escape(title)}</a>' for place, (title, _) in enumerate(sections)),
         '<a href="#runs">Runs and machine</a></nav>',
@@ -74,7 +88,7 @@ def html(
             (passed, "passed"),
             (f"{result.seconds:.0f}", "seconds"),
         )
-        body.append("<tr>" + "".join(_cell(text, of) for text, of in cells) + "</tr>")
+        body.append("<tr>" + "".join(_cell(cell, of) for cell, of in cells) + "</tr>")
     body.append("</tbody></table>")
     for name, end in failures.items():
         body.append(f'<p class="fail">{escape(name)} broke off:</p><pre>{escape(end)}</pre>')
@@ -94,11 +108,11 @@ def _row(row: Row, shown: set[str]) -> str:
     where = ", ".join(f"<code>{escape(name)}</code>" for name in statement.code)
     parts = [
         f'<article><div class="head"><h3>{escape(statement.label)}</h3>{verdict}</div>',
-        f"<p>{escape(statement.says)}</p>",
+        f"<p>{text(statement.says)}</p>",
         f'<p class="where">in {where} · measured by <code>experiments/{escape(statement.run.split("-")[0])}</code></p>',
     ]
     if statement.note:
-        parts.append(f'<p class="note">{escape(statement.note)}</p>')
+        parts.append(f'<p class="note">{text(statement.note)}</p>')
     if result is None:
         return "\n".join([*parts, '<p class="fail">Its run broke off; see the end of the page.</p></article>'])
     if row.whole and result.run.name not in shown:
@@ -122,18 +136,18 @@ def _table(metrics: list[dict]) -> str:
     for metric in metrics:
         verdict = '<span class="pass">pass</span>' if metric["pass"] else '<span class="fail">FAIL</span>'
         cells = (
-            (escape(metric["name"]), ""),
+            (text(metric["name"]), ""),
             (number(metric["predicted"]), "predicted"),
             (number(metric["measured"]), "measured"),
             (escape(metric["tolerance"]), "tolerance"),
             ("" if metric["tolerance"] == "reported" and metric["pass"] else verdict, ""),
         )
-        lines.append("<tr>" + "".join(_cell(text, of) for text, of in cells) + "</tr>")
+        lines.append("<tr>" + "".join(_cell(cell, of) for cell, of in cells) + "</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
-def _cell(text: str, of: str) -> str:
-    return f'<td data-of="{of}">{text}</td>' if of else f"<td>{text}</td>"
+def _cell(cell: str, of: str) -> str:
+    return f'<td data-of="{of}">{cell}</td>' if of else f"<td>{cell}</td>"
 
 
 def _figure(result: Result) -> str:

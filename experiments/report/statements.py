@@ -153,7 +153,7 @@ SECTIONS = (
                 "|G| ≥ c₀|C − C*|: the flow is never weaker than a linear restoring force.",
                 ("find_equilibrium", "gradient_covariance"),
                 "identities",
-                ("Lemma B.",),
+                ("Lemma B.2", "Lemma B.3", "Lemma B.4"),
                 "The displayed formulas were derived anew; see the theory page.",
             ),
             Statement(
@@ -238,7 +238,7 @@ SECTIONS = (
             ),
             Statement(
                 "Proposition 5.3",
-                "Tr∇²L = 2(d_y Tr[WΣ_xWᵀ] + Tr[Σ_x]Tr[UᵀU]); for isotropic noise the equilibrium is the "
+                "Tr∇²L = 2(d_y Tr[W Σ_x Wᵀ] + Tr[Σ_x]Tr[UᵀU]); for isotropic noise the equilibrium is the "
                 "flattest minimum.",
                 ("exact.hessian_trace", "exact.flattest_hessian_trace"),
                 "identities",
@@ -287,7 +287,7 @@ SECTIONS = (
             ),
             Statement(
                 "Theorem E.1",
-                "Pair i is in equilibrium iff E[‖δ_{i+1}‖²h_ih_iᵀ] = E[‖h_{i−1}‖²δ_iδ_iᵀ].",
+                "Pair i is in equilibrium iff E[‖δ_{i+1}‖² h_i h_iᵀ] = E[‖h_{i−1}‖² δ_i δ_iᵀ].",
                 ("noise_moments", "exact.deep_linear_equilibrium"),
                 "identities",
                 ("Theorem E.1",),
