@@ -2,7 +2,8 @@
 
 A run is kept in a folder whose name ends with a hash of its options, of the code it depends on, and of the versions of
 JAX and NumPy. It is made in a hidden folder beside it and renamed when it is complete: an interruption loses the runs
-of that moment only, and a folder with the right name is a finished run.
+of that moment only, and a folder with the right name is a finished run. Hidden folders that a kill leaves behind may be
+deleted.
 """
 
 import ast
@@ -147,13 +148,17 @@ def make(runs: Iterable[Run], store: Path, workers: int) -> tuple[list[Result], 
         cores.put(available[place] if workers > 1 and place < len(available) else None)
     with ThreadPoolExecutor(workers) as pool, tqdm(total=len(runs), initial=len(runs) - len(missing)) as bar:
         waiting = {pool.submit(_execute, run, folders[run.name], cores): run for run in missing}
-        for done in as_completed(waiting):
-            run, output = waiting[done], done.result()
-            found[run.name] = load(run, folders[run.name])
-            if found[run.name] is None:
-                failures[run.name] = output[-2000:]
-            bar.set_postfix_str(f"{run.name} done")
-            bar.update()
+        try:
+            for done in as_completed(waiting):
+                run, output = waiting[done], done.result()
+                found[run.name] = load(run, folders[run.name])
+                if found[run.name] is None:
+                    failures[run.name] = output[-2000:]
+                bar.set_postfix_str(f"{run.name} done")
+                bar.update()
+        except BaseException:  # an interruption: start no more
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return [result for run in runs if (result := found[run.name]) is not None], failures
 
 
