@@ -77,11 +77,12 @@ def test_the_code_a_run_depends_on():
 
 
 def finish(run: Run, folder, passed: bool = True) -> None:
-    """What a run leaves: metrics that begin as the statements say, and a figure."""
+    """What a run leaves where it is made: metrics that begin as the statements say, and a figure."""
+    work = running._work(folder)
     names = {start or "all" for statement in STATEMENTS if statement.run == run.name for start in statement.metrics}
     metrics = [Metric(f"{name} <measured>", 0, 0.0 if passed else 1.0, high=1e-9) for name in sorted(names)]
-    Output("", folder).write(metrics, {}, Figure())
-    (folder / "seconds.json").write_text("1.5")
+    Output("", work).write(metrics, {}, Figure())
+    (work / "made.json").write_text('{"seconds": 1.5, "machine": "a machine"}')
 
 
 def test_finished_runs_are_used_again_and_broken_ones_lose_nothing_else(tmp_path, monkeypatch):
@@ -108,12 +109,52 @@ def test_a_folder_without_metrics_is_no_finished_run(tmp_path):
     assert load(RUNS[0], tmp_path) is None
 
 
-def test_a_run_is_made_in_a_process_and_moved_when_complete(tmp_path):
-    run = Run("sign_alignment", ("sign_alignment", "--help"))  # ends at once, without metrics
-    results, failures = make([run], tmp_path, 1)
+STUDY = """
+import json, sys
+from pathlib import Path
+out = Path(sys.argv[sys.argv.index("--out") + 1])
+out.mkdir()
+(out / "metrics.json").write_text("[]")
+print("done")
+sys.exit(int(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(("code", "kept"), [(0, True), (1, True), (2, False)], ids=["passed", "failed", "broke off"])
+def test_a_run_is_made_in_a_process_and_moved_when_complete(tmp_path, monkeypatch, code, kept):
+    (tmp_path / "root" / "experiments").mkdir(parents=True)
+    (tmp_path / "root" / "experiments" / "__init__.py").touch()
+    (tmp_path / "root" / "experiments" / "__main__.py").write_text(STUDY)
+    monkeypatch.setattr(running, "ROOT", tmp_path / "root")
+    monkeypatch.setattr(running, "sources", lambda study: [])
+    store = tmp_path / "store"
+    store.mkdir()
+    run = Run("study", (str(code),))
+    results, failures = make([run], store, 1)
+    assert [path.name for path in store.iterdir()] == ([run.folder] if kept else [])
+    assert [result.metrics for result in results] == ([[]] if kept else [])
+    assert failures == ({} if kept else {"study": "done\n"})
+    if kept:
+        assert results[0].seconds > 0
+
+
+def test_a_run_whose_code_changes_meanwhile_is_not_kept(tmp_path, monkeypatch):
+    one = tmp_path / "one.py"
+    one.write_text("x = 1")
+    monkeypatch.setattr(running, "sources", lambda study: [one])
+    store = tmp_path / "store"
+    store.mkdir()
+
+    def execute(run, folder, cores):
+        finish(run, folder)
+        one.write_text("x = 2")
+        return ""
+
+    monkeypatch.setattr(running, "_execute", execute)
+    results, failures = make(RUNS[:1], store, 1)
     assert not results
-    assert "--quick" in failures["sign_alignment"]
-    assert not list(tmp_path.iterdir())
+    assert "code changed" in failures[RUNS[0].name]
+    assert not list(store.iterdir())
 
 
 def test_the_pages_show_every_statement(tmp_path, monkeypatch):
@@ -150,10 +191,11 @@ def test_a_statement_without_metrics_is_an_error(tmp_path):
     (tmp_path / "x").mkdir()
     entries = json.loads(json.dumps([Metric("something else", 0, 0.0).entry()]))
     with pytest.raises(ValueError, match="no metric of identities begins with 'Eq"):
-        join([Result(run, tmp_path / "x", entries, 1.0)])
+        join([Result(run, tmp_path / "x", entries, 1.0, "here")])
 
 
 def test_indices_and_powers_on_the_page():
     assert text("θ_λ, C_kl, σ_ε²") == "θ<sub>λ</sub>, C<sub>kl</sub>, σ<sub>ε</sub>²"
     assert text("e^{−2λA}, δ_{i+1}") == "e<sup>−2λA</sup>, δ<sub>i+1</sub>"
+    assert text("leaky_relu, orbit_flow") == "leaky_relu, orbit_flow"
     assert text("`weak_error` < 1") == "<code>weak_error</code> &lt; 1"

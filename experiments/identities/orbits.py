@@ -4,7 +4,7 @@
 nothing is diagonal by luck. Inequalities are reported as the least slack, relative to what is bounded.
 """
 
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import jax
@@ -69,7 +69,7 @@ def metrics(seed: int) -> list[Metric]:
 def _symmetry(orbit: Orbits) -> list[Metric]:
     shifts = [orbit.at(shift) for shift in (-1.0, 0.5, 1.0)]
     losses = [np.asarray(jax.vmap(orbit.loss, (None, 0))(place, orbit.data)) for place in (orbit.params, *shifts)]
-    drift = max(np.max(np.abs(other - losses[0]) / losses[0]) for other in losses[1:])
+    drift = np.max([np.abs(other - losses[0]) / losses[0] for other in losses[1:]])
     violation = float(ne.symmetry_violation(orbit.problem, orbit.params, orbit.symmetry))
 
     def after(problem: ne.Problem, steps: int) -> Array:
@@ -89,6 +89,8 @@ def _symmetry(orbit: Orbits) -> list[Metric]:
         orbit.symmetry.charge
     )(orbit.params)
     flow = orbit.flow(orbit.params)
+    sigma, generator = orbit.covariance(orbit.params), orbit.A @ orbit.params
+    crossing = np.linalg.norm(sigma @ generator) / (np.linalg.norm(sigma) * np.linalg.norm(generator))
     return [
         Metric("Eq. (2): relative change of ℓ(θ_λ, z), any λ and z", 0, float(drift), high=1e-11),
         Metric("Eq. (3): |⟨Aθ, ∇ℓ⟩|/(‖Aθ‖‖∇ℓ‖), worst sample", 0, violation, high=1e-12),
@@ -101,6 +103,7 @@ def _symmetry(orbit: Orbits) -> list[Metric]:
             1 + 1e-9,
         ),
         Metric("Eq. (5): σ²Tr[Σ∇²C] − 2γθᵀ∇C off the flow, relative", 0, _off(general, flow), high=1e-12),
+        Metric("Eq. (29): ‖ΣAθ‖/(‖Σ‖‖Aθ‖), the martingale part", 0, float(crossing), high=1e-12),
         Metric("Eq. (7): −4γθᵀAθ + 2σ²Tr[ΣA] off the flow, relative", 0, _off(direct, flow), high=1e-12),
         Metric("Eq. (8): (I + A/n)ⁿθ off e^Aθ, n = 2²⁶, relative", 0, limit, high=1e-6),
     ]
@@ -150,7 +153,7 @@ def _fixed_point(orbit: Orbits) -> list[Metric]:
 def _convergence(orbit: Orbits) -> list[Metric]:
     """Lemmas B.2 to B.4 from many places on the orbit, on both sides of θ*; where λ* < 0, A and −A change places."""
     found = ne.find_equilibrium(orbit.problem, orbit.params, orbit.symmetry, LAW)
-    slack = {"B.2": np.inf, "B.3": np.inf, "B.4": np.inf}
+    slack: dict[str, list[float]] = {"B.2": [], "B.3": [], "B.4": []}
     for shift in np.concatenate([np.linspace(-1.5, -0.05, 20), np.linspace(0.05, 1.5, 20)]):
         sign = np.sign(shift)
         here, there = (np.asarray(p) for p in (orbit.at(-float(shift), found.params), found.params))
@@ -161,16 +164,18 @@ def _convergence(orbit: Orbits) -> list[Metric]:
         weight = there @ plus @ there + here @ minus @ here
         gap, force = there @ A @ there - here @ A @ here, sign * orbit.flow(here)
         length = 2 * abs(shift)
-        slack["B.2"] = min(slack["B.2"], (np.trace((sigma - sigma_there) @ A) - length * noise) / (length * noise))
-        slack["B.3"] = min(slack["B.3"], (length * weight - gap) / (length * weight), gap)
+        slack["B.2"].append((np.trace((sigma - sigma_there) @ A) - length * noise) / (length * noise))
+        slack["B.3"] += [(length * weight - gap) / (length * weight), gap]
         bound = (4 * DECAY + 2 * LAW * noise / weight) * gap
-        slack["B.4"] = min(slack["B.4"], (force - bound) / bound)
+        slack["B.4"].append((force - bound) / bound)
     says = {
         "B.2": "Tr[ΣA] − Tr[Σ*A] ≥ 2λ*(Tr[Σ*A₊²] + Tr[ΣA₋²])",
         "B.3": "0 ≤ C* − C ≤ 2λ*(θ*ᵀA₊²θ* + θᵀA₋²θ)",
         "B.4": "|G| ≥ c₀|C − C*|",
     }
-    return [Metric(f"Lemma {name}: least slack of {says[name]}", None, float(slack[name]), low=0) for name in slack]
+    return [
+        Metric(f"Lemma {name}: least slack of {says[name]}", None, float(np.min(slack[name])), low=0) for name in slack
+    ]
 
 
 def _discrete(orbit: Orbits) -> list[Metric]:
@@ -178,7 +183,9 @@ def _discrete(orbit: Orbits) -> list[Metric]:
     seen = ne.simulate(
         orbit.problem, sgd, orbit.params, 200, key=jax.random.key(0), observe={"place": lambda params: params}
     ).observed["place"]
-    batches = [jnp.array(batch) for batch in combinations(range(SAMPLES), BATCH)]
+    without = jnp.array(list(combinations(range(SAMPLES), BATCH)))
+    drawn = jnp.array(list(product(range(SAMPLES), repeat=BATCH)))
+    whole = jnp.arange(SAMPLES)[None]
 
     def charge(params: Array) -> np.ndarray:
         return np.asarray(params @ jnp.asarray(orbit.A) @ params)
@@ -187,8 +194,12 @@ def _discrete(orbit: Orbits) -> list[Metric]:
         slope = jax.grad(lambda p: jnp.mean(jax.vmap(orbit.loss, (None, 0))(p, orbit.data[batch])))(params)
         return params - RATE * (slope + 2 * DECAY * params)
 
-    def expected(params: Array) -> float:
-        return float(np.mean([charge(step(params, batch)) - charge(params) for batch in batches]))
+    def expected(params: Array, batches: Array) -> float:
+        """The mean over these minibatches, which are all there are."""
+        return float(np.mean(charges(jax.vmap(step, (None, 0))(params, batches))) - charge(params))
+
+    def charges(params: Array) -> np.ndarray:
+        return np.einsum("na,ab,nb->n", params, orbit.A, params)
 
     # ĝ is read off the step that was made: θ' = θ − η(ĝ + 2γθ).
     slopes = (seen[:-1] * (1 - 2 * RATE * DECAY) - seen[1:]) / RATE
@@ -197,9 +208,14 @@ def _discrete(orbit: Orbits) -> list[Metric]:
     )
     after = np.array([charge(p) for p in seen[1:]])
     size = np.array([float(p @ p) for p in seen[1:]])
-    found = ne.find_equilibrium(orbit.problem, orbit.params, orbit.symmetry, sgd)
-    here = float(ne.expected_charge_step(orbit.problem, orbit.params, orbit.symmetry, sgd))
-    there = [abs(expected(place)) for place in (found.params, orbit.params)]
+    laws = ((sgd, without), (ne.SGD(RATE, BATCH), drawn), (ne.GD(RATE), whole))
+    steps, remains = [], []
+    for dynamics, batches in laws:
+        step_here = expected(orbit.params, batches)
+        formula = ne.expected_charge_step(orbit.problem, orbit.params, orbit.symmetry, dynamics)
+        there = ne.find_equilibrium(orbit.problem, orbit.params, orbit.symmetry, dynamics).params
+        steps.append(_off(float(formula), step_here))
+        remains.append(abs(expected(there, batches) / step_here))
     flows = np.array([orbit.flow(orbit.at(float(shift)), sgd) for shift in GRID])
     return [
         Metric(
@@ -209,13 +225,18 @@ def _discrete(orbit: Orbits) -> list[Metric]:
             high=1e-13,
         ),
         Metric(
-            "Appendix D: expected step off the mean over all minibatches, relative",
+            "Appendix D: expected step off the mean over all minibatches, three samplings, relative",
             0,
-            _off(here, expected(orbit.params)),
-            high=1e-10,
+            float(np.max(steps)),
+            high=1e-9,
         ),
         Metric("Theorem D.1: largest rise of G_d along λ, over max |G_d|", None, _rise(flows), high=0.0),
-        Metric("Theorem D.1: mean step over all minibatches at θ*, over that at θ", 0, there[0] / there[1], high=1e-9),
+        Metric(
+            "Theorem D.1: mean step over all minibatches at θ*, over that at θ, worst of three samplings",
+            0,
+            float(np.max(remains)),
+            high=1e-9,
+        ),
     ]
 
 

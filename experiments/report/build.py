@@ -1,6 +1,5 @@
 """Makes the report: runs what is missing, joins it with the statements, writes the pages."""
 
-import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -9,20 +8,8 @@ from experiments._metrics import Metric
 from experiments.report.markdown import markdown
 from experiments.report.page import html
 from experiments.report.rows import join, summary
-from experiments.report.runs import all_runs, make
+from experiments.report.runs import LIBRARIES, Result, all_runs, make
 
-PACKAGES = (
-    "noise_equilibrium",
-    "jax",
-    "jaxlib",
-    "equinox",
-    "optax",
-    "diffrax",
-    "optimistix",
-    "numpy",
-    "xarray",
-    "zarr",
-)
 MARK = ".noise_equilibrium-report"
 
 
@@ -51,7 +38,7 @@ def build(folder: Path, *, quick: bool, seed: int, workers: int) -> list[Metric]
     runs = all_runs(quick=quick, seed=seed)
     results, failures = make(runs, folder, workers)
     sections = join(results)
-    words, made = summary(sections, results, failures), _made(seed, workers, sum(result.seconds for result in results))
+    words, made = summary(sections, results, failures), _made(seed, workers, results)
     for name, text in (
         ("report.html", html(words, sections, results, failures, made)),
         ("report.md", markdown(words, sections, results, failures, made)),
@@ -70,11 +57,13 @@ def _pair(count: tuple[int, int] | None) -> tuple[float | None, float]:
     return (None, 0) if count is None else (count[1], count[0])
 
 
-def _made(seed: int, workers: int, seconds: float) -> dict[str, str]:
+def _made(seed: int, workers: int, results: list[Result]) -> dict[str, str]:
     """Versions, seeds and machine."""
+    minutes = sum(result.seconds for result in results) / 60
+    machines = sorted({result.machine for result in results})
+    versions = ", ".join(f"{name} {version(name)}" for name in ("noise_equilibrium", *LIBRARIES))
     return {
         "Seed": f"{seed}, of data, initialisations and noise in every study",
-        "Versions": ", ".join(f"{name} {version(name)}" for name in PACKAGES) + f", Python {platform.python_version()}",
-        "Machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores; {workers} runs at once, "
-        f"{seconds / 60:.0f} minutes of runs in all",
+        "Versions": f"{versions}, Python {platform.python_version()}",
+        "Machine": f"{'; '.join(machines)}; {workers} runs at once, {minutes:.0f} minutes of runs in all",
     }

@@ -38,14 +38,14 @@ pre { overflow-x: auto; background: var(--shade); padding: .7rem; font-size: .8r
 
 
 def text(words: str) -> str:
-    """Words with `code`, and with indices and powers as they are printed: θ_λ, C_kl, e^{λA}."""
+    """Words as HTML: `code`, indices and powers are set as printed: θ_λ, C_kl, e^{λA}; names like orbit_flow stay."""
     parts = escape(words, quote=False).split("`")
     for place, part in enumerate(parts):
         if place % 2:
             parts[place] = f"<code>{part}</code>"
             continue
         part = re.sub(r"\^(?:\{([^}]*)\}|(\w))", lambda found: f"<sup>{found[1] or found[2]}</sup>", part)
-        index = r"_(?:\{([^}]*)\}|([A-Za-z]{1,4}|[α-ω]|\d)(?![A-Za-z0-9_]))"
+        index = r"(?<![A-Za-z]{3})_(?:\{([^}]*)\}|([A-Za-z]{1,4}|[α-ω]|\d)(?![A-Za-z0-9_]))"
         parts[place] = re.sub(index, lambda found: f"<sub>{found[1] or found[2]}</sub>", part)
     return "".join(parts)
 

@@ -1,15 +1,16 @@
 """The runs behind the report: which there are, whether their results are still good, and making those that are missing.
 
 A run is kept in a folder whose name ends with a hash of its options, of the code it depends on, and of the versions of
-JAX and NumPy. It is made in a hidden folder beside it and renamed when it is complete: an interruption loses the runs
-of that moment only, and a folder with the right name is a finished run. Hidden folders that a kill leaves behind may be
-deleted.
+the libraries that compute. It is made in a hidden folder beside it and renamed when it is complete: an interruption
+loses the runs of that moment only, and a folder with the right name is a finished run. Hidden folders that a kill
+leaves behind may be deleted.
 """
 
 import ast
 import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,19 @@ import noise_equilibrium as ne
 from experiments._registry import STUDIES
 
 ROOT = Path(__file__).resolve().parents[2]
+LIBRARIES = (
+    "jax",
+    "jaxlib",
+    "equinox",
+    "optax",
+    "diffrax",
+    "optimistix",
+    "lineax",
+    "numpy",
+    "scikit-learn",
+    "matplotlib",
+)
+SETTINGS = ("JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_DEFAULT_PRNG_IMPL", "XLA_FLAGS")
 SLOW = ("neuron_charges", "attention_charges", "representations", "alignment-digits", "deep_linear", "warmup")
 """Started first, so that no long one is left for the end."""
 
@@ -70,12 +84,14 @@ class Result:
         folder: where its figure, data and metrics are.
         metrics: the entries of `metrics.json`.
         seconds: how long it took.
+        machine: where it ran.
     """
 
     run: Run
     folder: Path
     metrics: list[dict]
     seconds: float
+    machine: str
 
 
 def all_runs(*, quick: bool, seed: int) -> list[Run]:
@@ -86,8 +102,12 @@ def all_runs(*, quick: bool, seed: int) -> list[Run]:
 
 
 def key(run: Run) -> str:
-    """A hash of all that decides the numbers of a run; comments and formatting do not."""
-    digest = hashlib.sha256(repr((run.arguments, version("jax"), version("numpy"), sys.version_info[:2])).encode())
+    """A hash of what decides the numbers of a run: options, code, libraries and settings of JAX; not the machine.
+
+    Comments, docstrings and formatting do not count.
+    """
+    libraries, settings = [version(name) for name in LIBRARIES], [os.environ.get(name) for name in SETTINGS]
+    digest = hashlib.sha256(repr((run.arguments, libraries, settings, sys.version_info[:2])).encode())
     for path in sources(run.study):
         digest.update(path.name.encode())
         digest.update(_meaning(path.read_text(encoding="utf-8")).encode())
@@ -127,8 +147,8 @@ def load(run: Run, folder: Path) -> Result | None:
     """The run in its folder if it is finished, or None."""
     if not (folder / "metrics.json").exists():
         return None
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return Result(run, folder, metrics, json.loads((folder / "seconds.json").read_text()))
+    metrics, made = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("metrics.json", "made.json"))
+    return Result(run, folder, metrics, made["seconds"], made["machine"])
 
 
 def make(runs: Iterable[Run], store: Path, workers: int) -> tuple[list[Result], dict[str, str]]:
@@ -151,9 +171,9 @@ def make(runs: Iterable[Run], store: Path, workers: int) -> tuple[list[Result], 
         try:
             for done in as_completed(waiting):
                 run, output = waiting[done], done.result()
+                if failure := _keep(run, folders[run.name], output):
+                    failures[run.name] = failure[-2000:]
                 found[run.name] = load(run, folders[run.name])
-                if found[run.name] is None:
-                    failures[run.name] = output[-2000:]
                 bar.set_postfix_str(f"{run.name} done")
                 bar.update()
         except BaseException:  # an interruption: start no more
@@ -162,22 +182,45 @@ def make(runs: Iterable[Run], store: Path, workers: int) -> tuple[list[Result], 
     return [result for run in runs if (result := found[run.name]) is not None], failures
 
 
+def _work(folder: Path) -> Path:
+    """Where a run is made, beside the folder in which it is kept."""
+    return folder.with_name(f".{folder.name}-{os.getpid()}")
+
+
 def _execute(run: Run, folder: Path, cores: "Queue[int | None]") -> str:
-    """Run one in a process of its own; what it printed."""
-    core = cores.get()
-    work = folder.with_name(f".{folder.name}-{os.getpid()}")
-    shutil.rmtree(work, ignore_errors=True)
-    start = time.monotonic()
-    command = [sys.executable, "-m", "experiments", *run.arguments, "--out", str(work.resolve())]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        if core is not None:
-            with suppress(OSError):  # where cores cannot be assigned, the system shares them out
-                os.sched_setaffinity(process.pid, {core})
-        output, _ = process.communicate()
-    cores.put(core)
-    if process.returncode in (0, 1) and (work / "metrics.json").exists():  # 1: complete, but a metric failed
-        (work / "seconds.json").write_text(f"{time.monotonic() - start:.1f}")
-        work.rename(folder)
-    else:
+    """Make a run in a process of its own; what it printed."""
+    work, core = _work(folder), cores.get()
+    try:
         shutil.rmtree(work, ignore_errors=True)
-    return output
+        start = time.monotonic()
+        command = [sys.executable, "-m", "experiments", *run.arguments, "--out", str(work.resolve())]
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+        with subprocess.Popen(command, cwd=ROOT, **streams) as process:
+            if core is not None:
+                with suppress(OSError):  # where cores cannot be assigned, the system shares them out
+                    os.sched_setaffinity(process.pid, {core})
+            output, _ = process.communicate()
+        if process.returncode in (0, 1) and (work / "metrics.json").exists():  # 1: complete, but a metric failed
+            machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+            made = {"seconds": round(time.monotonic() - start, 1), "machine": machine}
+            (work / "made.json").write_text(json.dumps(made), encoding="utf-8")
+        return output
+    finally:
+        cores.put(core)
+
+
+def _keep(run: Run, folder: Path, output: str) -> str:
+    """Move a run to its folder if it is complete and the code is still that of its name; else what went wrong."""
+    work = _work(folder)
+    if not (work / "made.json").exists():
+        shutil.rmtree(work, ignore_errors=True)
+        return output or "It printed nothing."
+    if folder.name != run.folder:
+        shutil.rmtree(work)
+        return "The code changed while it ran; make the report again."
+    try:
+        work.rename(folder)
+    except OSError as error:  # made by another report meanwhile, or something is in the way
+        shutil.rmtree(work)
+        return "" if load(run, folder) else str(error)
+    return ""

@@ -76,10 +76,11 @@ SECTIONS = (
             ),
             Statement(
                 "Eqs. (5), (26)–(29)",
-                "For any symmetry with J = ∇C: dC/dt = σ²Tr[Σ∇²C] − 2γθᵀ∇C, without a martingale part.",
+                "dC/dt = σ²Tr[Σ∇²C] − 2γθᵀ∇C, without a martingale part, because ΣJ = 0.",
                 ("noether_flow",),
                 "identities",
-                ("Eq. (5)",),
+                ("Eq. (5)", "Eq. (29)"),
+                "The paper allows any J = ∇C; here J is linear in θ.",
             ),
             Statement(
                 "Definition 4.1, Eq. (8)",
@@ -143,7 +144,7 @@ SECTIONS = (
             ),
             Statement(
                 "Section 4.2",
-                "t_erm = 1/h does not depend on σ², t_equi = 1/κ ∝ S/η²: a fast and a slow phase.",
+                "t_erm = 1/h does not depend on σ², t_equi = 1/κ ∝ 1/σ²: a fast and a slow phase.",
                 ("relaxation_rates", "time_scales", "orbit_flow"),
                 "time_scales",
                 ("",),
@@ -158,8 +159,8 @@ SECTIONS = (
             ),
             Statement(
                 "Theorem 4.5, Lemma B.5, Theorem B.6",
-                "C follows a moving C*: E(C − C*)² stays below a bound in μ/c₀ and s²/(2c₀), and |C − C*|/|C*| → 0 in "
-                "probability if μ ≠ 0 or s = 0.",
+                "C follows a moving C*: E(C − C*)² stays below a bound in μ/c₀ and s²/(2c₀). It tends to 0 if "
+                "μ = s = 0; otherwise |C − C*|/|C*| → 0 in probability.",
                 ("noether_flow", "orbit_flow"),
                 "moving_target",
                 ("",),
@@ -239,7 +240,7 @@ SECTIONS = (
             Statement(
                 "Proposition 5.3",
                 "Tr∇²L = 2(d_y Tr[W Σ_x Wᵀ] + Tr[Σ_x]Tr[UᵀU]); for isotropic noise the equilibrium is the "
-                "flattest minimum.",
+                "flattest minimum (γ = 0, d_h ≥ rank V).",
                 ("exact.hessian_trace", "exact.flattest_hessian_trace"),
                 "identities",
                 ("Proposition 5.3", "Section 5.2"),
@@ -282,8 +283,8 @@ SECTIONS = (
                 ("exact.deep_linear_equilibrium", "models.deep_linear"),
                 "identities",
                 ("Theorem 5.4", "Eq. (16)", "Eq. (18)", "Eq. (19)"),
-                "The printed formula needs Tr Σ_x = Tr Σ_ε = d = rank V; the general form is checked, and that the "
-                "printed one fails elsewhere.",
+                "The printed formula needs Tr Σ_x = Tr Σ_ε = d, and for (19) rank V = d; the general form is checked, "
+                "and that the printed one fails for other traces.",
             ),
             Statement(
                 "Theorem E.1",
@@ -332,7 +333,7 @@ SECTIONS = (
             ),
             Statement(
                 "Figure 7",
-                "Normalised networks: the norm grows at the rate 2σ²TrΣ, that of each layer only if it has a symmetry.",
+                "Normalised networks: ‖θ‖² grows at the rate 2σ²TrΣ, that of each layer only if it has a symmetry.",
                 ("models.normalized", "noise_trace"),
                 "norm_growth",
                 ("",),
@@ -383,7 +384,7 @@ SECTIONS = (
                 ("Optax",),
                 "optimizers",
                 ("",),
-                "Reported without a promised outcome, but for the rotations.",
+                "Where SGD with momentum and Adam end is reported without a mark.",
             ),
         ),
     ),
