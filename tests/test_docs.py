@@ -19,7 +19,13 @@ def blocks(page: Path) -> list[tuple[bool, str]]:
     return [(not skipped, code) for skipped, code in BLOCK.findall(page.read_text(encoding="utf-8"))]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+def pages_with_code() -> list:
+    """All of them; the README is slow here, and its first example is run with the wheel too."""
+    found = [page for page in PAGES if blocks(page)]
+    return [pytest.param(page, marks=[pytest.mark.slow] if page.name == "README.md" else []) for page in found]
+
+
+@pytest.mark.parametrize("page", pages_with_code(), ids=lambda page: page.name)
 def test_the_code_of_a_page_runs(page, tmp_path):
     code = "\n".join(code for run, code in blocks(page) if run)
     script = tmp_path / "page.py"
