@@ -38,7 +38,7 @@ doctest: venv ## run the examples in the docstrings
 docs: venv ## build the documentation into build/site; a broken link or reference is an error
 	$(RUN) mkdocs build --strict --quiet
 
-report: venv ## the whole paper on one page: runs what is missing, about an hour on two cores
+report: venv ## the whole paper on one page: runs what is missing, a quarter of an hour on two cores
 	$(RUN) experiments report
 
 wheel: venv ## build the wheel, and run the README's example with it in an environment without this folder
