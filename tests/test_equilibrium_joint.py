@@ -346,6 +346,7 @@ def test_derivatives_of_deep_networks_are_finite_differences(widths):
 # --- outcomes --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_outcomes_of_a_joint_search_under_vmap():
     """Bad numbers harm no neighbour; what has no limit is left alone; without noise nothing moves."""
     problem, start = halves_problem()

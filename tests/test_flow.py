@@ -195,6 +195,7 @@ def test_matrix_rates_are_those_of_the_pencil_of_anticommutators():
     np.testing.assert_allclose(rates[-1], 4 * DECAY + 2 * NOISE_SCALE * extreme[-1], rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_matrix_rates_where_the_legs_are_empty_are_infinite_and_last():
     """Along B on the null space of N alone the charge does not move; along every other B it does, and relaxes."""
     problem, params = linear_problem(d=5, d_in=2, d_out=1)  # N has rank 3 on an axis of 5: 3 of the 15 B act on nothing

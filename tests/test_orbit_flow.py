@@ -59,7 +59,10 @@ SYMMETRIES = {
     [NOISE_SCALE, pytest.param(ne.SGD(0.1, 2), marks=pytest.mark.slow)],
     ids=["continuous", "discrete"],
 )
-@pytest.mark.parametrize("name", SYMMETRIES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in ("symmetric", "blocks") else []) for name in SYMMETRIES],
+)
 def test_the_flow_starts_at_the_noether_flow_and_ends_at_the_equilibrium(name, law):
     problem, start = linear_problem(0.02)
     symmetry, step = SYMMETRIES[name], 1e-4

@@ -296,6 +296,7 @@ def test_the_stratonovich_drift_is_half_the_derivative_of_the_noise_along_itself
     np.testing.assert_allclose(drifts[1], drifts[0] - correction, rtol=0, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_a_stratonovich_solver_converges_to_the_ito_solution():
     """On PROBLEM: w = exp(−t − σ²s²t + √(2σ²) s W) with W = (W₂ − W₁)/√2, path by path."""
     sde = ne.SDE(0.5, SIZE)

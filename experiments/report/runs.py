@@ -202,7 +202,7 @@ def _execute(run: Run, folder: Path, cores: "Queue[int | None]") -> str:
             output, _ = process.communicate()
         if process.returncode in (0, 1) and (work / "metrics.json").exists():  # 1: complete, but a metric failed
             machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-            made = {"seconds": round(time.monotonic() - start, 1), "machine": machine}
+            made = {"seconds": round(time.monotonic() - start, 3), "machine": machine}
             (work / "made.json").write_text(json.dumps(made), encoding="utf-8")
         return output
     finally:
