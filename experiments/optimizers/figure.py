@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments._residual import residual
 from noise_equilibrium import plots
 
 LOOKS = (
@@ -19,8 +20,7 @@ def draw(arrays: dict[str, np.ndarray], names: tuple[str, ...]) -> Figure:
         axes = left.subplots()
         for name, look, dashes in zip(names, LOOKS, ("-", "--", "-.", ":"), strict=True):
             a, b = (arrays[f"align_{name}_{side}"] for side in ("down", "up"))
-            norms = [np.linalg.norm(matrix, axis=(2, 3)) for matrix in (a - b, a, b)]
-            values, steps = np.median(norms[0] / np.sqrt(norms[1] * norms[2]), axis=0), arrays[f"align_{name}_step"]
+            values, steps = np.median(residual(a, b), axis=0), arrays[f"align_{name}_step"]
             axes.plot(steps[1:] / 1000, values[1:], color=look.color, ls=dashes, lw=1.4, label=name)
         axes.set(xlabel="thousand steps", ylabel="$\\|A-B\\|/\\sqrt{\\|A\\|\\|B\\|}$", yscale="log")
         axes.set_title("linear network: distance from Eq. (14)")

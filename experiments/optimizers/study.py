@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 import noise_equilibrium as ne
 from experiments._metrics import Metric
+from experiments._residual import residual
 from experiments.neuron_charges.study import STEPS, WIDTH, regression, start
 from experiments.optimizers.figure import draw
 from noise_equilibrium.models import deep_relu, two_layer_linear
@@ -194,8 +195,7 @@ def neurons(problem: ne.Problem, starts: Any, keys: Array) -> dict[str, dict[str
 def misalignment(arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
     """‖A − B‖/√(‖A‖‖B‖) at the end of every run, of both sides averaged."""
     a, b = (arrays[f"align_{name}_{side}"][:, LATE:].mean(axis=1) for side in ("down", "up"))
-    norms = [np.linalg.norm(matrix, axis=(1, 2)) for matrix in (a - b, a, b)]
-    return norms[0] / np.sqrt(norms[1] * norms[2])
+    return residual(a, b)
 
 
 def _metrics(arrays: dict[str, np.ndarray]) -> list[Metric]:

@@ -28,6 +28,7 @@ class Report:
 
         Raises:
             FileExistsError: if `out` holds something that is no report.
+            ValueError: if `workers` is below 1.
         """
         from experiments.report.build import build  # here, so that --help and --list answer at once
 

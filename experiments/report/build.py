@@ -7,7 +7,7 @@ from pathlib import Path
 from experiments._metrics import Metric
 from experiments.report.markdown import markdown
 from experiments.report.page import html
-from experiments.report.rows import join, summary
+from experiments.report.rows import Content, join, summary
 from experiments.report.runs import LIBRARIES, Result, all_runs, make
 
 MARK = ".noise_equilibrium-report"
@@ -39,9 +39,10 @@ def build(folder: Path, *, quick: bool, seed: int, workers: int) -> list[Metric]
     results, failures = make(runs, folder, workers)
     sections = join(results)
     words, made = summary(sections, results, failures), _made(seed, workers, results)
+    content = Content(words, sections, results, failures, made)
     for name, text in (
-        ("report.html", html(words, sections, results, failures, made)),
-        ("report.md", markdown(words, sections, results, failures, made)),
+        ("report.html", html(content)),
+        ("report.md", markdown(content)),
     ):
         draft = folder / f".{name}"
         draft.write_text(text, encoding="utf-8")

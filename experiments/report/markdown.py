@@ -1,18 +1,12 @@
 """The report as Markdown; its figures are the files in the folders of the runs."""
 
-from experiments.report.rows import Row, number
-from experiments.report.runs import Result
+from experiments.report.rows import TITLE, Content, Row, number
 
 
-def markdown(
-    words: list[str],
-    sections: list[tuple[str, list[Row]]],
-    results: list[Result],
-    failures: dict[str, str],
-    made: dict[str, str],
-) -> str:
-    """The page; the arguments are those of `page.html`."""
-    lines = ["# Parameter symmetry and noise equilibrium of SGD: every statement, measured", ""]
+def markdown(content: Content) -> str:
+    """The page."""
+    words, sections, results, failures, made = content
+    lines = [f"# {TITLE}", ""]
     lines += [line for word in words for line in (word, "")]
     for title, rows in sections:
         lines += [f"## {title}", ""]

@@ -4,7 +4,7 @@ import base64
 import re
 from html import escape
 
-from experiments.report.rows import Row, number
+from experiments.report.rows import TITLE, Content, Row, number
 from experiments.report.runs import Result
 
 MANY = 8  # metrics of a row before they are folded
@@ -50,25 +50,12 @@ def text(words: str) -> str:
     return "".join(parts)
 
 
-def html(
-    words: list[str],
-    sections: list[tuple[str, list[Row]]],
-    results: list[Result],
-    failures: dict[str, str],
-    made: dict[str, str],
-) -> str:
-    """The page.
-
-    Args:
-        words: the summary.
-        sections: titles and rows.
-        results: all runs.
-        failures: the ends of what broken runs printed.
-        made: with what it was made.
-    """
+def html(content: Content) -> str:
+    """The page."""
+    words, sections, results, failures, made = content
     shown: set[str] = set()
     body = [
-        "<h1>Parameter symmetry and noise equilibrium of SGD: every statement, measured</h1>",
+        f"<h1>{escape(TITLE)}</h1>",
         *(f"<p>{text(word)}</p>" for word in words),
         "<nav>",
         *(f'<a href="#part-{place}">{escape(title)}</a>' for place, (title, _) in enumerate(sections)),

@@ -2,9 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
 
 from experiments.report.runs import Result
 from experiments.report.statements import SECTIONS, Statement
+
+TITLE = "Parameter symmetry and noise equilibrium of SGD: every statement, measured"
 
 
 @dataclass(frozen=True)
@@ -28,8 +33,26 @@ class Row:
 
     @property
     def whole(self) -> bool:
-        """Whether the row shows everything its run measured, and so its figure."""
+        """Whether the figure of its run belongs to this row."""
         return self.statement.metrics == ("",) or "Figure" in self.statement.label
+
+
+class Content(NamedTuple):
+    """What a page shows.
+
+    Attributes:
+        words: the summary.
+        sections: titles and rows.
+        results: all runs.
+        failures: the ends of what broken runs printed.
+        made: with what it was made.
+    """
+
+    words: list[str]
+    sections: list[tuple[str, list[Row]]]
+    results: list[Result]
+    failures: dict[str, str]
+    made: dict[str, str]
 
 
 def join(results: Iterable[Result]) -> list[tuple[str, list[Row]]]:
@@ -75,9 +98,10 @@ def summary(sections: list[tuple[str, list[Row]]], results: list[Result], failur
     ]
     if identities:
         exact = [m for m in identities[0].metrics if "e-" in m["tolerance"] and m["predicted"] == 0]
+        held, worst = sum(m["pass"] for m in exact), np.max([float(m["measured"]) for m in exact])
         words.append(
-            f"The exact statements hold to rounding: {len(exact)} identities on random instances, the largest error "
-            f"{max(float(m['measured']) for m in exact):.0e} (of a finite limit or difference)."
+            f"Of the exact statements, {held} of {len(exact)} identities hold to rounding; the largest "
+            f"error is {worst:.0e}, that of a finite limit or difference."
         )
     words.append(
         "The others are about training, where theory is the limit of a small learning rate, long time or large data: "

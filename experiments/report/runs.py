@@ -132,7 +132,7 @@ def sources(study: str) -> list[Path]:
                 if len(parts) > 1 and parts[0] == "experiments" and parts[1] in STUDIES.keys() - packages:
                     waiting.append(parts[1])
     own = [path for package in packages for path in (ROOT / "experiments" / package).glob("*.py")]
-    frame = [ROOT / "experiments" / name for name in ("_metrics.py", "_output.py", "_records.py", "_study.py")]
+    frame = [path for path in (ROOT / "experiments").glob("_[a-z]*.py") if path.name != "_registry.py"]
     return sorted([*own, *frame, *Path(ne.__file__).parent.rglob("*.py")])
 
 
@@ -145,7 +145,7 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
 
 def load(run: Run, folder: Path) -> Result | None:
     """The run in its folder if it is finished, or None."""
-    if not (folder / "metrics.json").exists():
+    if not (folder / "made.json").exists():
         return None
     metrics, made = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("metrics.json", "made.json"))
     return Result(run, folder, metrics, made["seconds"], made["machine"])

@@ -12,7 +12,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -39,9 +38,8 @@ class Forces(eqx.Module):
 
 
 def pull(params: two_layer.Params, slope: two_layer.Params) -> Array:
-    """P, for one pair of arguments or many in front."""
-    half = jnp.swapaxes(params.up, -1, -2) @ slope.up - slope.down @ jnp.swapaxes(params.down, -1, -2)
-    return half + jnp.swapaxes(half, -1, -2)
+    """P, (d, d): the change of the charge along the gradient, which is linear in both arguments."""
+    return jax.jvp(two_layer.rotation.charge, (params,), (slope,))[1]
 
 
 def from_averages(mean: dict[str, Any], rate: float) -> dict[str, Array]:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 import noise_equilibrium as ne
 from experiments._metrics import Metric
+from experiments._residual import residual
 from experiments.representations.balance import Forces, from_averages, mismatch, strength
 from experiments.representations.figure import draw
 from noise_equilibrium.models import two_layer
@@ -195,7 +196,7 @@ def compare(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
 
     diagonals = [np.diagonal(side, axis1=1, axis2=2) for side in (a, b)]
     return {
-        "distance": norm(a - b) / np.sqrt(norm(a) * norm(b)),
+        "distance": residual(a, b),
         "cosine": np.sum((a - eye) * (b - eye), axis=(1, 2)) / (norm(a - eye) * norm(b - eye)),
         "diagonal": np.linalg.norm(diagonals[0] - diagonals[1], axis=1) / np.linalg.norm(diagonals[1], axis=1),
     }

@@ -8,6 +8,8 @@ With W_j the rows of W, U_j the columns of U and h hidden units,
 So the noise lets every ‖U_j‖² + ‖W_j‖² grow in Net-A, and every ‖U_j‖² and every ‖W_j‖² in Net-B (Appendix A.1).
 """
 
+import abc
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -21,9 +23,9 @@ __all__ = ["NetA", "NetB", "Params", "init", "net_a", "net_b"]
 class _Network(eqx.Module):
     """What both have in common: the squared error."""
 
+    @abc.abstractmethod
     def predict(self, params: Params, x: Float[Array, " d_x"]) -> Float[Array, " d_y"]:
-        """The output; to be given by each network."""
-        raise NotImplementedError
+        """The output."""
 
     def loss(self, params: Params, sample: tuple[Float[Array, " d_x"], Float[Array, " d_y"]]) -> Float[Array, ""]:
         """‖f(x) − y‖²; no factor ½, summed over outputs. Not differentiable where a norm is 0."""
