@@ -11,6 +11,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 from .._noise import batch_factor
 from .._population import Redrawn, Stream
 from .._problem import Problem
+from .._random import in_one_pass
 
 EPOCH = "epoch"
 
@@ -77,6 +78,9 @@ class Minibatches(eqx.Module):
             key: the key of this step.
             step: its number, counted from 0.
         """
+        return in_one_pass(lambda key: self._draw(problem, state, key, step))(key)
+
+    def _draw(self, problem: Problem, state: PyTree, key: PRNGKeyArray, step: Any) -> tuple[PyTree, PyTree]:
         data = problem.data
         if isinstance(data, Stream):
             return data.batch(key, self.size), state

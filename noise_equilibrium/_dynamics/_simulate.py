@@ -11,6 +11,7 @@ from .._keys import as_key
 from .._numbers import jit, require_scalar
 from .._parameters import split, widest_dtype
 from .._problem import Problem
+from .._random import in_one_pass
 from ._clock import Clock
 from ._dynamics import AbstractDynamics
 from ._observables import (
@@ -263,7 +264,8 @@ def _run(
     recorders = {name: one for name, one in observe.items() if not isinstance(one, AbstractAccumulator)}
 
     def advance(carry: _Carry, step: Int[Array, ""]) -> _Carry:
-        new, state = dynamics.step(problem, rebuild(carry.arrays), carry.state, jax.random.fold_in(key, step), step)
+        step_key = in_one_pass(jax.random.fold_in)(key, step)
+        new, state = dynamics.step(problem, rebuild(carry.arrays), carry.state, step_key, step)
         new_arrays, _ = split(new)
         finite = jnp.stack([jnp.all(jnp.isfinite(array)) for array in new_arrays]).all()
         goes_on = finite & (carry.diverged_at < 0)

@@ -8,13 +8,14 @@ from .._keys import as_key
 from .._numbers import cast, jit
 from .._parameters import split, widest_dtype
 from .._problem import Problem, weighted_gradient
+from .._random import in_one_pass
 from ._batch import batch_factor
 from ._finite import require_finite_gradients
 
 
 def noise_weights(key: PRNGKeyArray, n: int, dtype: jnp.dtype) -> Float[Array, " n"]:
     """Weights N^{-1/2}(ξ − mean ξ), ξ ~ N(0, I): Σ w_i g_i has covariance Σ (theory, "Exact noise")."""
-    draws = jax.random.normal(key, (n,), dtype)
+    draws = in_one_pass(lambda key: jax.random.normal(key, (n,), dtype))(key)
     return (draws - jnp.mean(draws)) / jnp.sqrt(jnp.asarray(n, dtype))
 
 

@@ -11,23 +11,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.extend import core
 
-CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
+from .._programs import CALLS, COSTLY, REMATS
+
 UNKNOWN_TRIPS = 100  # of a `while` loop, whose trips depend on values
 
 # Elementary operations, one for each element that a vectorised loop adds or multiplies, and what other work is worth.
 # Measured on one CPU core, where a second has some 4e9 of them; the values set the size of a unit and nothing else.
 OPERATIONS_PER_SECOND = 4e9
-RANDOM_WORD = 20.0  # 32 random bits
+RANDOM_WORD = 12.0  # 32 random bits
 TRANSCENDENTAL = 8.0
 MULTIPLY_ADD = 0.25  # inside a matrix product
 LAUNCH = 2000.0  # what an equation costs besides its elements, once for all runs of a batch
 
 CHEAP = {"reshape", "squeeze", "broadcast_in_dim", "expand_dims", "random_wrap", "random_unwrap", "stop_gradient"}
-COSTLY = {
-    "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "cos", "cosh", "digamma", "div", "erf",
-    "erf_inv", "erfc", "exp", "exp2", "expm1", "integer_pow", "lgamma", "log", "log1p", "logistic", "pow", "rem",
-    "rsqrt", "sin", "sinh", "sqrt", "tan", "tanh",
-}  # fmt: skip
 
 
 class Work(NamedTuple):
@@ -78,6 +74,11 @@ def _last_uses(jaxpr: core.Jaxpr) -> list[list[Any]]:
 
 def _work_of_equation(eqn: core.JaxprEqn, own: Sequence[bool]) -> Work:
     name = eqn.primitive.name
+    written, read = sum(map(_size, eqn.outvars)), max(map(_size, eqn.invars), default=0.0)
+    if name.startswith(("random_", "threefry")):
+        return Work(RANDOM_WORD * sum(map(_bytes, eqn.outvars)) / 4, LAUNCH, 0.0)
+    if name in CALLS and eqn.params.get("name") == "threefry":  # a pair of words for every number
+        return Work(RANDOM_WORD * written / 2, LAUNCH, 0.0)
     bodies = [work_of(body, _own_inside(eqn, body, own)) for body in _bodies(eqn)]
     if bodies:
         trips = {"scan": eqn.params.get("length", 1), "while": UNKNOWN_TRIPS}.get(name, 1)
@@ -87,7 +88,6 @@ def _work_of_equation(eqn: core.JaxprEqn, own: Sequence[bool]) -> Work:
             trips * combine(body.per_batch for body in bodies),
             max(body.live_bytes for body in bodies),
         )
-    written, read = sum(map(_size, eqn.outvars)), max(map(_size, eqn.invars), default=0.0)
     if name in CHEAP:
         return Work(0.0, 0.0, 0.0)
     if name == "dot_general":
@@ -96,8 +96,6 @@ def _work_of_equation(eqn: core.JaxprEqn, own: Sequence[bool]) -> Work:
         return Work(written * contracted * MULTIPLY_ADD, LAUNCH, 0.0)
     if name == "conv_general_dilated":
         return Work(written * _size(eqn.invars[1]) * MULTIPLY_ADD, LAUNCH, 0.0)
-    if name.startswith(("random_", "threefry")):
-        return Work(RANDOM_WORD * sum(map(_bytes, eqn.outvars)) / 4, LAUNCH, 0.0)
     return Work(max(written, read) * (TRANSCENDENTAL if name in COSTLY else 1.0), LAUNCH, 0.0)
 
 
@@ -145,7 +143,7 @@ def dependencies(jaxpr: core.Jaxpr) -> list[frozenset[int]]:
     for eqn in jaxpr.eqns:
         seen = _looked_up(eqn.invars, known)
         inner = _called(eqn)
-        if inner is not None and eqn.primitive.name in CALLS:
+        if inner is not None and eqn.primitive.name in CALLS | REMATS:
             out = _through(dependencies(inner), seen)
         elif inner is not None and eqn.primitive.name == "scan" and (carry := _carry(eqn, inner)) is not None:
             out = _through_loop(inner, seen, *carry)

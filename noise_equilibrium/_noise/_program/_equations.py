@@ -11,13 +11,11 @@ from collections.abc import Sequence
 
 from jax.extend import core
 
+from ..._programs import CALLS, REMATS
 from ._actions import Action, Escaped, Fact
 from ._calls import entered, looped, rematerialised
 from ._linear import added, joined, negated, rearranged, reversed_, scaled, sliced, split
 from ._products import convolution, dot, rows
-
-CALLS = {"jit", "pjit", "closed_call", "core_call"}
-REMATS = {"remat", "remat2", "checkpoint"}
 
 
 def action_of(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Action:

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.core
 import jax.numpy as jnp
 from jax.extend import core
 from jaxtyping import Array, PyTree
 
 from ..._parameters import split
 from ..._problem import Problem
+from ..._programs import evaluate_equation
 from ._actions import Entered, Fact, Looped, Use, Used, Viewed, aval
 from ._equations import action_of
 from ._products import row_look_up
@@ -129,13 +129,13 @@ def _evaluate(
         known.update(zip(eqn.outvars, facts_behind(eqn, action, seen), strict=True))
         match action:
             case Used(uses):
-                (out,) = _bind(eqn, operands)
+                (out,) = evaluate_equation(eqn, operands)
                 for place, use in enumerate(uses):
                     out = out + _spread(use, mine[use.side][place], next(zeros), out)
                     others.append(_other_factor(eqn, operands, use, mine[use.side][place]))
                 outs = [out]
             case Viewed(results):
-                outs = _bind(eqn, operands)
+                outs = evaluate_equation(eqn, operands)
                 for var, result in zip(eqn.outvars, results, strict=True):
                     needed[var] = tuple(_needed(derived, mine, operands) for derived in result)
             case Entered(inner, remat):
@@ -146,7 +146,7 @@ def _evaluate(
             case Looped():
                 outs = _evaluate_loop(action, operands, seen, mine, zeros, others)
             case _:
-                outs = _bind(eqn, operands)
+                outs = evaluate_equation(eqn, operands)
         held.update(zip(eqn.outvars, outs, strict=True))
     return [value(var) for var in jaxpr.outvars], needs(jaxpr.outvars)
 
@@ -260,14 +260,3 @@ def _evaluate_loop(
     carry, (ys, inside) = jax.lax.scan(body, list(carry), (list(xs), mine), length=loop.length, **loop.options)
     others.extend(inside)
     return [*carry, *ys]
-
-
-def _bind(eqn: core.JaxprEqn, operands: Sequence[Any]) -> list[Any]:
-    """Evaluate one equation, as a program of its own: the calling convention of `bind` is private and changes."""
-    inputs = {
-        var: operand for var, operand in zip(eqn.invars, operands, strict=True) if not isinstance(var, core.Literal)
-    }
-    values = tuple(inputs.values())
-    info = core.DebugInfo("equation", eqn.primitive.name, ("",) * len(values), ("",) * len(eqn.outvars))
-    program = core.Jaxpr((), list(inputs), eqn.outvars, [eqn], effects=eqn.effects, debug_info=info)
-    return jax.core.eval_jaxpr(program, (), *values)
