@@ -6,6 +6,7 @@ what `noise_equilibrium.sweep` does for a unit of work after it has been compile
 the host. `by hand` is a vmapped `lax.scan` on one device. PyTorch columns appear if it is installed. float32.
 """
 
+import functools
 import math
 import platform
 import statistics
@@ -184,6 +185,18 @@ def seed_steps(repeats: int) -> None:
         print(f"{(d, width, batch)!s:16}{row}{cost['sweep'] / cost['by hand']:12.2f}{best:8.2f}{loop}", flush=True)
 
 
+def throughput(repeats: int) -> None:
+    """The table of millions of steps per second against the number of seeds."""
+    d, width, batch, steps = SIZES[0]
+    run, ways = library_run(d, width, batch, steps), {}
+    for seeds in (16, 256, 4096, 65_536):
+        plan = make_plan(run, read_axes({"rate": [RATE]}), read_seeds(seeds), jax.random.key(0), seeds)
+        ways[f"{seeds}"] = functools.partial(engine_of(run, plan).compute, plan.grid.units()[0])
+    seconds = in_turn(ways, repeats)
+    millions = ", ".join(f"{name}: {int(name) * steps / statistics.median(seconds[name]) / 1e6:.2f}" for name in ways)
+    print(f"seeds: millions of steps per second at {(d, width, batch)}: {millions}")
+
+
 def store_share(repeats: int) -> None:
     """What writing a unit adds, in a sweep that chooses its units itself."""
     (d, width, batch, _), steps = SIZES[1], 2000
@@ -228,6 +241,7 @@ def main(repeats: int = 15) -> None:
         f"jax {jax.__version__}, {devices} × {jax.devices()[0].device_kind}, {machine}, Python {python}, {SEEDS} seeds"
     )
     seed_steps(repeats)
+    throughput(min(repeats, 3))
     store_share(repeats)
     compilations()
 
