@@ -26,7 +26,7 @@ def as_key(key: Any, what: str) -> PRNGKeyArray:
             raise ValueError(f"{what} got an array of dtype {key.dtype} and shape {key.shape} as its key. {mend}")
         key = jax.random.wrap_key_data(key, impl="threefry2x32")
     implementation = str(jax.random.key_impl(key))
-    if "threefry" not in implementation:
+    if implementation != "threefry2x32":
         raise ValueError(f"{what} got a key of implementation {implementation}; expected threefry2x32. {mend}")
     if key.shape != ():
         raise ValueError(f"{what} got {key.shape} keys; expected a single one. Use jax.vmap for several runs.")

@@ -337,7 +337,7 @@ def test_bad_arguments_are_refused(arguments, message):
         ne.simulate(problem, given.pop("dynamics"), params, given.pop("steps"), **given)
 
 
-@pytest.mark.parametrize("implementation", ["rbg", "unsafe_rbg"])
+@pytest.mark.parametrize("implementation", ["rbg", "unsafe_rbg", "threefry4x32"])
 def test_only_threefry_keys_are_accepted(implementation):
     problem, params = linear_problem()
     with pytest.raises(ValueError, match=f"got a key of implementation .*{implementation}; expected threefry2x32"):
