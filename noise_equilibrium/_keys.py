@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
+IMPLEMENTATION = "threefry2x32"
+
 
 def as_key(key: Any, what: str) -> PRNGKeyArray:
     """The key as a typed threefry key.
@@ -24,10 +26,10 @@ def as_key(key: Any, what: str) -> PRNGKeyArray:
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         if key.dtype != jnp.uint32 or key.shape[-1:] != (2,):
             raise ValueError(f"{what} got an array of dtype {key.dtype} and shape {key.shape} as its key. {mend}")
-        key = jax.random.wrap_key_data(key, impl="threefry2x32")
+        key = jax.random.wrap_key_data(key, impl=IMPLEMENTATION)
     implementation = str(jax.random.key_impl(key))
-    if implementation != "threefry2x32":
-        raise ValueError(f"{what} got a key of implementation {implementation}; expected threefry2x32. {mend}")
+    if implementation != IMPLEMENTATION:
+        raise ValueError(f"{what} got a key of implementation {implementation}; expected {IMPLEMENTATION}. {mend}")
     if key.shape != ():
         raise ValueError(f"{what} got {key.shape} keys; expected a single one. Use jax.vmap for several runs.")
     return key

@@ -192,7 +192,7 @@ def test_a_machine_other_than_a_cpu_runs_the_program_of_jax():
     assert loops[2] == 0, "on the CPU the loop of five turns is gone"
     count = [len(re.findall(r"stablehlo\.shift_left", text)) for text in texts]
     assert loops[1] == loops[3]
-    assert count[1] == count[3]
+    assert count[1] == count[3] >= 20
 
 
 @pytest.mark.parametrize("redrawn", [False, True], ids=["stream", "redrawn"])

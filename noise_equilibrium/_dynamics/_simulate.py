@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt32
 
-from .._keys import as_key
+from .._keys import IMPLEMENTATION, as_key
 from .._numbers import jit, require_scalar
 from .._parameters import split, widest_dtype
 from .._problem import Problem
@@ -259,7 +259,7 @@ def _run(
 ) -> Trajectory:
     arrays, rebuild = split(params)
     data = jnp.zeros(2, jnp.uint32) if state.key is None else state.key
-    key = jax.random.wrap_key_data(data, impl="threefry2x32")
+    key = jax.random.wrap_key_data(data, impl=IMPLEMENTATION)
     accumulators = {name: one for name, one in observe.items() if isinstance(one, AbstractAccumulator)}
     recorders = {name: one for name, one in observe.items() if not isinstance(one, AbstractAccumulator)}
 

@@ -8,10 +8,9 @@ from typing import Any, TypeVar
 
 import jax
 import jax.core
-import jax.numpy as jnp
 from jax.extend import core
-from jaxtyping import Array
 
+from .._keys import IMPLEMENTATION
 from .._programs import CALLS, evaluate_equation
 from . import _threefry as threefry
 from ._flat import Flat, elementwise, flatten, once, whole
@@ -20,7 +19,7 @@ R = TypeVar("R")
 
 
 def in_one_pass(function: Callable[..., R]) -> Callable[..., R]:
-    """The same function of arrays and keys, faster on the CPU; for use inside of a `jit`.
+    """The same function of arrays and keys, all positional, faster on the CPU; for use inside of a `jit`.
 
     The function is traced. Where its program, or a function that it calls, draws bits from threefry keys, they come
     from the generator written out, and what is elementwise after that is done on long rows. What is inside of its loops
@@ -76,19 +75,15 @@ def _evaluate_equation(eqn: core.JaxprEqn, operands: Sequence[Any]) -> Sequence[
 
 
 def _is_threefry(keys: Any) -> bool:
-    return str(jax.random.key_impl(keys)) == threefry.NAME
+    return str(jax.random.key_impl(keys)) == IMPLEMENTATION
 
 
 def _bits(keys: Any, *, bit_width: int, shape: tuple[int, ...]) -> Flat:
     return flatten(once(lambda: threefry.random_bits(keys, bit_width, shape)))
 
 
-def _split(keys: Any, *, shape: tuple[int, ...]) -> Array:
-    return threefry.split(keys, shape)
-
-
-def _fold_in(keys: Any, number: Any) -> Array:
-    return threefry.fold_in(keys, jnp.asarray(number, jnp.uint32))
-
-
-_RULES: dict[str, Callable[..., Any]] = {"random_bits": _bits, "random_split": _split, "random_fold_in": _fold_in}
+_RULES: dict[str, Callable[..., Any]] = {
+    "random_bits": _bits,
+    "random_split": threefry.split,
+    "random_fold_in": threefry.fold_in,
+}

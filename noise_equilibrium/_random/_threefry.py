@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, UInt32
 
+from .._keys import IMPLEMENTATION
+
 Pair = tuple[UInt32[Array, "..."], UInt32[Array, "..."]]
 
-NAME = "threefry2x32"
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
 UINT = {8: jnp.uint8, 16: jnp.uint16, 32: jnp.uint32, 64: jnp.uint64}
@@ -20,7 +21,11 @@ UINT = {8: jnp.uint8, 16: jnp.uint16, 32: jnp.uint32, 64: jnp.uint64}
 
 @jax.jit
 def threefry(key: Pair, count: Pair) -> Pair:
-    """Threefry-2x32 with twenty rounds, elementwise.
+    """Threefry-2x32 with twenty rounds, elementwise: two words from two words, under a key of two words.
+
+    Args:
+        key: its words, of any shapes that broadcast with those of `count`.
+        count: the words to hash.
 
     Source: Salmon, Moraes, Dror and Shaw, Parallel random numbers: as easy as 1, 2, 3 (2011).
     """
@@ -64,4 +69,4 @@ def _hashes(keys: PRNGKeyArray, shape: tuple[int, ...]) -> Pair:
 
 
 def _as_keys(pair: Pair) -> PRNGKeyArray:
-    return jax.random.wrap_key_data(jnp.stack(pair, axis=-1), impl=NAME)
+    return jax.random.wrap_key_data(jnp.stack(pair, axis=-1), impl=IMPLEMENTATION)

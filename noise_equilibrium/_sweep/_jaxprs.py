@@ -75,9 +75,7 @@ def _last_uses(jaxpr: core.Jaxpr) -> list[list[Any]]:
 def _work_of_equation(eqn: core.JaxprEqn, own: Sequence[bool]) -> Work:
     name = eqn.primitive.name
     written, read = sum(map(_size, eqn.outvars)), max(map(_size, eqn.invars), default=0.0)
-    if name.startswith(("random_", "threefry")):
-        return Work(RANDOM_WORD * sum(map(_bytes, eqn.outvars)) / 4, LAUNCH, 0.0)
-    if name in CALLS and eqn.params.get("name") == "threefry":  # a pair of words for every number
+    if name in CALLS and eqn.params.get("name") == "threefry":  # written out, with two words for every number
         return Work(RANDOM_WORD * written / 2, LAUNCH, 0.0)
     bodies = [work_of(body, _own_inside(eqn, body, own)) for body in _bodies(eqn)]
     if bodies:
@@ -96,6 +94,8 @@ def _work_of_equation(eqn: core.JaxprEqn, own: Sequence[bool]) -> Work:
         return Work(written * contracted * MULTIPLY_ADD, LAUNCH, 0.0)
     if name == "conv_general_dilated":
         return Work(written * _size(eqn.invars[1]) * MULTIPLY_ADD, LAUNCH, 0.0)
+    if name.startswith(("random_", "threefry")):
+        return Work(RANDOM_WORD * sum(map(_bytes, eqn.outvars)) / 4, LAUNCH, 0.0)
     return Work(max(written, read) * (TRANSCENDENTAL if name in COSTLY else 1.0), LAUNCH, 0.0)
 
 

@@ -11,11 +11,11 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
+from .._keys import IMPLEMENTATION
 from ._axes import Axis
 from ._errors import SweepError
 from ._outputs import Output
 from ._program import Program, RunRaised, trace
-from ._run_key import IMPLEMENTATION
 from ._units import Grid, extents_of, runs_in_a_unit
 
 FORMAT = 1  # of a store

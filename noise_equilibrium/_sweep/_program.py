@@ -14,10 +14,11 @@ from jax.extend import core
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from .._keys import IMPLEMENTATION
 from ._axes import SEED, Axis
 from ._jaxprs import Work, dependencies, work_of
 from ._outputs import Output, read_result
-from ._run_key import IMPLEMENTATION, derive
+from ._run_key import derive
 
 RUNS = "runs"
 NEEDS_VALUE = (

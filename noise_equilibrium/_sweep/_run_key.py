@@ -12,10 +12,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, UInt32
 
-from .._keys import as_key
+from .._keys import IMPLEMENTATION, as_key
 from ._axes import MAX_SEED
-
-IMPLEMENTATION = "threefry2x32"
 
 
 def run_key(key: PRNGKeyArray, seed: int, point: Mapping[str, Any]) -> PRNGKeyArray:
