@@ -1,4 +1,7 @@
-"""One block of every search: a symmetry is balanced at a point, from its moments there, and the legs are moved."""
+"""One block of every search: a symmetry is balanced at a point, from its moments there, and the legs are moved.
+
+What acts on legs by matrices stays in double precision from the moments to the legs, see `.._double`.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,47 +11,101 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._double import in_double
 from .._flow import ChargeLaw
-from .._noise import AbstractMoments
+from .._noise import AbstractMoments, Moments
 from .._parameters import flatten
 from .._symmetry import Bound, BoundSymmetry
 from ._elementwise import Balance, balance_elements
-from ._geometric_mean import Parts, balance_matrices, floors, occupied, split, where_needed
+from ._geometric_mean import Parts, Resolution, balance_matrices, occupied, resolution, seen_from, split, where_needed
 from ._root import Spectrum
+
+Motion = dict[float, Any]
 
 
 def balance(
-    symmetry: Bound, arrays: Sequence[Array], moments: AbstractMoments, law: ChargeLaw, samples: int
+    symmetry: Bound,
+    arrays: Sequence[Array],
+    moments: AbstractMoments,
+    law: ChargeLaw,
+    samples: int,
+    gauge: Motion | None = None,
 ) -> Balance:
     """The motion from a point to the equilibrium of one symmetry, others held fixed.
 
     Args:
         symmetry: of known parameters.
         arrays: the parameters.
-        moments: the moments of the symmetry there.
+        moments: the moments of the symmetry there, or behind the gauge if there is one.
         law: the coefficients of the law of motion.
         samples: N.
+        gauge: a motion of a matrix symmetry, behind which the moments were taken.
     """
-    moments = _audible(moments, samples)
-    resolution = eqx.tree_at(lambda m: m.noise, moments, _uncentred(moments))
     if isinstance(symmetry, BoundSymmetry) and symmetry.algebra.rank == 2:
-        # Legs are looked at in the precision of their moments, and moved in their own.
-        arrays = [array.astype(moments.weight[0].dtype) for array in arrays]
-        return _balance_matrices(symmetry, arrays, law.sides(moments), law.sides(resolution))
-    spectra = Spectrum(*law.spectrum(moments)), Spectrum(*law.spectrum(resolution))
+        precision = precision_of(symmetry, arrays)
+
+        def of_matrices(arrays: list[Array], moments: Moments, law: ChargeLaw, gauge: Motion | None) -> Balance:
+            return _balance_matrices(symmetry, arrays, moments, law, samples, gauge, precision)
+
+        return in_double(of_matrices, _legs(symmetry, arrays), moments, law, gauge, keep=True)
+    moments = _audible(moments, samples, moments.weight_plus.dtype)
+    uncentred = eqx.tree_at(lambda m: m.noise, moments, _uncentred(moments))
+    spectra = Spectrum(*law.spectrum(moments)), Spectrum(*law.spectrum(uncentred))
     occupied = jax.lax.stop_gradient((moments.weight_plus > 0, moments.weight_minus > 0))
     powers = moments.powers  # pyright: ignore[reportAttributeAccessIssue] - of legs or of a spectrum
     return balance_elements(*spectra, occupied, powers)
+
+
+def precision_of(symmetry: BoundSymmetry, arrays: Sequence[Array]) -> Any:
+    """The least precise dtype of the legs: that of the gradients which their moments are sums of."""
+    return max((arrays[leg.index].dtype for leg in symmetry.legs), key=lambda dtype: float(jnp.finfo(dtype).eps))
+
+
+def balanced_weights(symmetry: BoundSymmetry, arrays: Sequence[Array]) -> Motion:
+    """The motion of a matrix symmetry to where + and − legs have the same Gram; a constant for derivatives.
+
+    A loss sees the product of its factors, and the noise of one factor is as weak in a direction as the other factor.
+    What is weak by s in one of them and strong in the other is weak by √s in both after this motion: measured there,
+    nothing is lost that single precision holds at all. Directions without such a point are left alone.
+    """
+
+    def of_weights(arrays: list[Array]) -> Motion:
+        with jax.default_matmul_precision("highest"):
+            plus, minus = jax.vmap(_equal_weights)(*_weights(symmetry, arrays))
+        return {1: symmetry.public(plus), -1: symmetry.public(minus)}
+
+    return in_double(of_weights, jax.lax.stop_gradient(_legs(symmetry, arrays)), keep=True)
+
+
+def _equal_weights(plus: Array, minus: Array) -> tuple[Array, Array]:
+    known = resolution((plus, minus), plus.dtype)
+    parts = split(plus, minus, known)
+
+    def only_the_core() -> tuple[Array, Array]:
+        found = balance_matrices(plus, minus, known, parts, (parts.to_zero, parts.to_infinity))
+        return found.motion[1], found.motion[-1]
+
+    # Where all of it is core its bases serve as they are, with the rotation that they bring.
+    return where_needed(parts.ranks.core < len(plus), only_the_core, tuple(parts.core))
 
 
 def move(symmetry: Bound, arrays: Sequence[Array], motion: Any) -> list[Array]:
     """The legs multiplied by the factors of a `Balance`; other parameters as they are."""
     with jax.default_matmul_precision("highest"):
         if isinstance(symmetry, BoundSymmetry):
-            factors = {power: factor.reshape(symmetry.shape) for power, factor in motion.items()}
-            return symmetry.transform(arrays, factors)
+            return symmetry.transform(arrays, jax.tree_util.tree_map(lambda x: x.reshape(symmetry.shape), motion))
         vector, unflatten = flatten(list(arrays))
         return unflatten(symmetry.of_spectrum(vector, motion))
+
+
+def _legs(symmetry: BoundSymmetry, arrays: Sequence[Array]) -> list[Any]:
+    """The parameters in their places, None in the places of those that the symmetry does not move."""
+    inside = {leg.index for leg in symmetry.legs}
+    return [array if place in inside else None for place, array in enumerate(arrays)]
+
+
+def _transformed(symmetry: BoundSymmetry, arrays: Sequence[Array], motion: Motion) -> list[Array]:
+    return symmetry.transform(arrays, {power: factor.reshape(symmetry.shape) for power, factor in motion.items()})
 
 
 def relative_flow(lowers: Array, raises: Array) -> Float[Array, ""]:
@@ -73,34 +130,62 @@ def _uncentred(moments: AbstractMoments) -> Any:
     return jax.tree_util.tree_map(jnp.add, moments.noise, moments.mean)
 
 
-def _audible(moments: AbstractMoments, samples: int) -> AbstractMoments:
-    """The moments without a noise that is all rounding: sums over N equal samples err by up to about Nε/8 of them."""
+def _audible(moments: AbstractMoments, samples: int, precision: Any) -> AbstractMoments:
+    """The moments without a noise that is all rounding.
+
+    Args:
+        moments: the moments.
+        samples: N.
+        precision: the dtype of single gradients and of their mean; the sums of squares may be more precise.
+    """
 
     def size(grams: Any) -> Array:
         totals = [jnp.sum(jnp.abs(gram)) for gram in jax.tree_util.tree_leaves(grams)]
         return jnp.sum(jnp.stack(totals))
 
-    noise, whole = jax.lax.stop_gradient((size(moments.noise), size(_uncentred(moments))))
-    heard = noise > samples / 4 * jnp.finfo(noise.dtype).eps * whole
+    noise, mean, whole = jax.lax.stop_gradient((size(moments.noise), size(moments.mean), size(_uncentred(moments))))
+    squares = float(jnp.finfo(noise.dtype).eps)
+    rounding = min(float(jnp.finfo(precision).eps), float(jnp.finfo(jnp.float32).eps))
+    # Sums over N equal samples err by up to about Nε/8 of them, and the square of the mean by twice that. Gradients
+    # that should be equal, and are each wrong by a few roundings, look like a noise of the square of that.
+    heard = noise > samples / 4 * (squares * whole + rounding * mean) + (8 * rounding) ** 2 * whole
     audible = jax.tree_util.tree_map(lambda gram: jnp.where(heard, gram, 0), moments.noise)
     return eqx.tree_at(lambda m: m.noise, moments, audible)
 
 
 def _balance_matrices(
-    symmetry: BoundSymmetry, arrays: list[Array], sides: tuple[Array, Array], resolution: tuple[Array, Array]
+    symmetry: BoundSymmetry,
+    arrays: list[Array],
+    measured: AbstractMoments,
+    law: ChargeLaw,
+    samples: int,
+    gauge: Motion | None,
+    precision: Any,
 ) -> Balance:
-    over_blocks = (lambda function: function) if symmetry.blocks == 1 else jax.vmap
+    moments = _audible(measured, samples, precision)
+    uncentred = eqx.tree_at(lambda m: m.noise, moments, _uncentred(moments))
+    lowers, raises, *whole = (side.reshape(symmetry.shape) for each in (moments, uncentred) for side in law.sides(each))
+
+    def known(lowers: Array, raises: Array) -> Resolution:
+        return resolution((lowers, raises), precision)
+
     with jax.default_matmul_precision("highest"):
-        least = over_blocks(floors)(resolution)
-        parts = over_blocks(split)(*sides, least)
-        stuck = _stuck(symmetry, arrays, parts)
-        found = over_blocks(balance_matrices)(*sides, least, parts, stuck)
-    return found._replace(diverges=jnp.any(found.diverges), idle=jnp.all(found.idle))
+        parts = jax.vmap(split)(lowers, raises, jax.vmap(known)(whole[0], whole[1]))
+        if gauge is not None:
+            plus, minus = (gauge[power].reshape(symmetry.shape) for power in (1, -1))
+            parts = jax.vmap(seen_from)((plus, minus), parts)
+            lowers, raises = minus @ lowers @ minus.mT, plus @ raises @ plus.mT
+            whole = minus @ whole[0] @ minus.mT, plus @ whole[1] @ plus.mT
+        stuck = _stuck(symmetry, arrays, parts, precision)
+        found = jax.vmap(balance_matrices)(lowers, raises, jax.vmap(known)(whole[0], whole[1]), parts, stuck)
+    diverges, idle = jnp.any(found.diverges), jnp.all(found.idle)
+    if symmetry.blocks == 1:
+        found = jax.tree_util.tree_map(lambda x: x[0], found)
+    return found._replace(diverges=diverges, idle=idle)
 
 
-def _stuck(symmetry: BoundSymmetry, arrays: list[Array], parts: Parts) -> tuple[Array, Array]:
+def _stuck(symmetry: BoundSymmetry, arrays: list[Array], parts: Parts, precision: Any) -> tuple[Array, Array]:
     """The projectors on what has no finite limit: of 𝓑, where − legs would be blown up; of 𝓒, where + legs would."""
-    over_blocks = (lambda function: function) if symmetry.blocks == 1 else jax.vmap
     arrays = jax.lax.stop_gradient(arrays)
 
     def full() -> tuple[Array, Array]:
@@ -108,16 +193,17 @@ def _stuck(symmetry: BoundSymmetry, arrays: list[Array], parts: Parts) -> tuple[
         plus_on_infinity = _weights(symmetry, _projected(symmetry, arrays, parts.to_infinity))[0]
         plus, minus = (jnp.trace(jnp.sum(weight, axis=0)) for weight in _weights(symmetry, arrays))
         grams = minus_on_zero / jnp.where(minus > 0, minus, 1), plus_on_infinity / jnp.where(plus > 0, plus, 1)
-        return tuple(over_blocks(occupied)(symmetry.public(gram)) for gram in grams)  # pyright: ignore[reportReturnType]
+        on_zero, on_infinity = (jax.vmap(lambda gram: occupied(gram, precision))(gram) for gram in grams)
+        return on_zero, on_infinity
 
     ranks = parts.ranks
     nothing = jnp.zeros_like(parts.to_zero)
     return where_needed(jnp.any(ranks.lowers + ranks.raises > 2 * ranks.core), full, (nothing, nothing))
 
 
-def _weights(symmetry: BoundSymmetry, arrays: list[Array]) -> tuple[Array, Array]:
+def _weights(symmetry: BoundSymmetry, arrays: Sequence[Array]) -> tuple[Array, Array]:
     """The Grams of all + legs and of all − legs, of the internal shape."""
-    plus = minus = jnp.zeros(symmetry.shape, arrays[0].dtype)
+    plus = minus = jnp.zeros(symmetry.shape, arrays[symmetry.legs[0].index].dtype)
     for power, gram in symmetry.grams(arrays).items():
         plus, minus = (plus + gram, minus) if power > 0 else (plus, minus + gram)
     return plus, minus
@@ -125,4 +211,4 @@ def _weights(symmetry: BoundSymmetry, arrays: list[Array]) -> tuple[Array, Array
 
 def _projected(symmetry: BoundSymmetry, arrays: list[Array], projector: Array) -> list[Array]:
     """The legs on a subspace: projected before they are squared, so that an empty one is empty to rounding."""
-    return symmetry.transform(arrays, {leg.power: projector.reshape(symmetry.shape) for leg in symmetry.legs})
+    return symmetry.transform(arrays, {leg.power: projector for leg in symmetry.legs})

@@ -1,22 +1,22 @@
 """The noise equilibrium of one symmetry, in closed form or by one root, and of several at once."""
 
 from collections.abc import Sequence
-from typing import Any, TypeGuard
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from .._double import single
 from .._flow import AbstractLaw, ChargeLaw, as_law
-from .._noise import AbstractMoments, bound_moments
+from .._noise import bound_moments
 from .._numbers import jit
 from .._parameters import split
 from .._problem import Problem
 from .._symmetry import AbstractSymmetry, Bound, BoundSymmetry, ExponentialSymmetry, bind
-from ._balance import all_finite, balance, move, relative_flow
-from ._elementwise import Balance
-from ._group import compose, further_limits, without_rotation
+from ._balance import all_finite, balance, balanced_weights, move, relative_flow
+from ._group import is_matrix, without_rotation
 from ._joint import search
 from ._status import Status
 
@@ -135,50 +135,41 @@ def _require_commuting(symmetries: tuple[Bound, ...]) -> None:
 @jit
 def _find_one(problem: Problem, params: PyTree, symmetry: Bound, law: AbstractLaw) -> Equilibrium:
     arrays, rebuild = split(params)
-    (moments,) = bound_moments(problem, params, (symmetry,))
     coefficients = law.charge_law(problem)
-    finite = all_finite([*jax.tree_util.tree_leaves((moments, coefficients)), *arrays]) & _is_law(coefficients)
-    usable, moments = jax.tree_util.tree_map(lambda leaf: jnp.where(finite, leaf, 1), (arrays, moments))
-    lawful = _usable(coefficients, finite)
-    found = balance(symmetry, usable, moments, lawful, problem.num_samples)
+    known = all_finite([*jax.tree_util.tree_leaves(coefficients), *arrays]) & _is_law(coefficients)
+    gauge, measured = None, arrays
+    if is_matrix(symmetry):
+        gauge = balanced_weights(symmetry, _where(known, arrays, 1))
+        measured = _where(known, move(symmetry, arrays, gauge), arrays)
+    (moments,) = bound_moments(problem, rebuild(measured), (symmetry,), is_matrix(symmetry))
+    finite = known & all_finite(jax.tree_util.tree_leaves(moments))
+    found = balance(
+        symmetry, _where(finite, arrays, 1), _where(finite, moments, 1), _usable(coefficients, finite),
+        problem.num_samples, gauge,
+    )  # fmt: skip
     stay = ~finite | found.idle
-    moved = move(symmetry, usable, found.motion)
-
-    def measured(arrays: list[Array], moved: list[Array], end: Balance) -> tuple[Equilibrium, AbstractMoments]:
-        """The equilibrium at the end of a motion, and the moments there."""
-        there = rebuild([jnp.where(stay, array, new) for array, new in zip(arrays, moved, strict=True)])
-        (moments_there,) = bound_moments(problem, there, (symmetry,))
-        # Where nothing acts the flow is rounding error over rounding error: 0/0 := 0.
-        residual = jnp.where(found.idle, 0, relative_flow(*coefficients.sides(moments_there)))
-        at_limit = jnp.any(end.to_zero != 0) | jnp.any(end.to_infinity != 0)
-        status = _status(finite, found.idle, end.diverges, residual, at_limit, _tolerance((symmetry,), arrays))
-        element = jnp.where(finite, end.element, 0)
-        sweeps = jnp.ones((), jnp.int32)
-        return Equilibrium(there, element, residual, status, end.to_zero, end.to_infinity, sweeps), moments_there
-
-    first, moments_there = measured(arrays, moved, found)
-    # Far from balance the weak directions of a matrix hide below the rounding of the strong ones.
-    if not _is_matrix(symmetry) or jnp.finfo(first.residual.dtype).eps <= jnp.finfo(jnp.float64).eps:
-        return first
-
-    def refined() -> Equilibrium:
-        again = balance(symmetry, moved, moments_there, lawful, problem.num_samples)
-        limits = further_limits(symmetry, found.dies, found.motion, again.dies)
-        motion = compose(symmetry, found.motion, again.motion)
-        back, *end = _unrotated(symmetry, move(symmetry, moved, again.motion), motion, limits)
-        element, to_zero, to_infinity = end
-        end = again._replace(element=element, to_zero=to_zero, to_infinity=to_infinity)
-        second, _ = measured(arrays, back, end)
-        better = ~again.diverges & (second.residual < first.residual)
-        return jax.tree_util.tree_map(lambda new, old: jnp.where(better, new, old), second, first)
-
-    usable_there = all_finite([*jax.tree_util.tree_leaves(moments_there), *moved])
-    off = found.diverges | (first.residual > jnp.finfo(first.residual.dtype).eps ** 0.7)
-    return jax.lax.cond(~stay & usable_there & off, refined, lambda: first)
+    there = rebuild(_where(stay, arrays, move(symmetry, arrays, found.motion)))
+    (moments,) = bound_moments(problem, there, (symmetry,))
+    # Where nothing acts the flow is rounding error over rounding error: 0/0 := 0.
+    residual = jnp.where(found.idle, 0, relative_flow(*coefficients.sides(moments)))
+    element, to_zero, to_infinity = single((found.element, found.to_zero, found.to_infinity))
+    at_limit = jnp.any(to_zero != 0) | jnp.any(to_infinity != 0)
+    return Equilibrium(
+        params=there,
+        element=jnp.where(finite, element, 0),
+        residual=residual,
+        status=_status(finite, found.idle, found.diverges, residual, at_limit, _tolerance((symmetry,), arrays)),
+        to_zero=to_zero,
+        to_infinity=to_infinity,
+        sweeps=jnp.ones((), jnp.int32),
+    )
 
 
-def _is_matrix(symmetry: Bound) -> TypeGuard[BoundSymmetry]:
-    return isinstance(symmetry, BoundSymmetry) and symmetry.algebra.rank == 2
+def _where(condition: Array, chosen: PyTree, otherwise: Any) -> Any:
+    """`jnp.where` of every leaf; `otherwise` is a like pytree, or a number."""
+    if not isinstance(otherwise, int):
+        return jax.tree_util.tree_map(lambda a, b: jnp.where(condition, a, b), chosen, otherwise)
+    return jax.tree_util.tree_map(lambda a: jnp.where(condition, a, otherwise), chosen)
 
 
 @jit
@@ -189,13 +180,14 @@ def _find_several(problem: Problem, params: PyTree, symmetries: tuple[Bound, ...
     found = search(problem, arrays, rebuild, symmetries, _usable(coefficients, lawful))
     finite = lawful & found.finite
     stay = ~finite | jnp.all(found.idle)
-    moved, ends = found.arrays, []
+    moved, ends = arrays, []
     for place, symmetry in enumerate(symmetries):
-        end = found.elements[place], *found.limits[place]
-        if _is_matrix(symmetry):
-            moved, *end = _unrotated(symmetry, moved, found.motions[place], found.limits[place])
-        ends.append([jnp.where(finite, part, 0) for part in end])
-    there = rebuild([jnp.where(stay, array, new) for array, new in zip(arrays, moved, strict=True)])
+        motion, *end = found.motions[place], found.elements[place], *found.limits[place]
+        if is_matrix(symmetry):
+            motion, *end = without_rotation(symmetry, found.motions[place], found.limits[place])
+        moved = move(symmetry, moved, motion)
+        ends.append([jnp.where(finite, part, 0) for part in single(end)])
+    there = rebuild(_where(stay, arrays, moved))
     flows = [
         jnp.where(found.idle[place], 0, relative_flow(*coefficients.sides(moments)).astype(found.flow.dtype))
         for place, moments in enumerate(bound_moments(problem, there, symmetries))
@@ -214,16 +206,6 @@ def _find_several(problem: Problem, params: PyTree, symmetries: tuple[Bound, ...
         to_infinity=to_infinity,
         sweeps=found.sweeps,
     )
-
-
-def _unrotated(
-    symmetry: BoundSymmetry, arrays: list[Array], motion: Any, limits: tuple[Array, Array]
-) -> tuple[list[Array], Array, Array, Array]:
-    """The parameters without the rotation of an axis that products of matrices leave behind, log P, and the limits."""
-    over_blocks = (lambda function: function) if symmetry.blocks == 1 else jax.vmap
-    with jax.default_matmul_precision("highest"):
-        rotation, element, to_zero, to_infinity = over_blocks(without_rotation)(motion[1], motion[-1], limits)
-        return move(symmetry, arrays, {1: rotation.mT, -1: rotation.mT}), element, to_zero, to_infinity
 
 
 def _same_loss(problem: Problem, params: PyTree, there: PyTree) -> Array:

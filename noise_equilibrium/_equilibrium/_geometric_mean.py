@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from .._linalg import cholesky, eigh, svd
 from . import _psd
 from ._elementwise import Balance
 
@@ -37,7 +38,7 @@ class Ranks(NamedTuple):
     core: Int[Array, ""]
 
     def free(self, d: int) -> Int[Array, ""]:
-        """D − rank R − rank T + k."""
+        """How many directions nothing acts in: d − rank R − rank T + k."""
         return d - self.lowers - self.raises + self.core
 
 
@@ -59,49 +60,138 @@ class Parts(NamedTuple):
     ranges: tuple[Matrix, Matrix]
 
 
-def floors(resolution: tuple[Matrix, Matrix]) -> tuple[Array, Array]:
-    """The eigenvalues of R and T below which they are zero to rounding, from R and T without centring."""
-    lowers, raises = (_psd.largest(jax.lax.stop_gradient(matrix)) for matrix in resolution)
-    tolerance = 8 * len(resolution[0]) * jnp.finfo(resolution[0].dtype).eps
-    return tolerance * lowers, tolerance * raises
+class Resolution(NamedTuple):
+    """What cannot be told from zero.
+
+    Attributes:
+        lowers: the eigenvalue of R below which it is zero.
+        raises: that of T.
+        tilt: how far a direction of their ranges is off, if all of the eigenvalue there is needed to see it.
+    """
+
+    lowers: Float[Array, ""]
+    raises: Float[Array, ""]
+    tilt: Float[Array, ""]
 
 
-def split(lowers: Matrix, raises: Matrix, floors: tuple[Array, Array]) -> Parts:
-    """The parts of the axis, by the relative tolerances of theory, "The singular case".
+def resolution(uncentred: tuple[Matrix, Matrix], precision: Any) -> Resolution:
+    """What of R and T is rounding error.
+
+    Args:
+        uncentred: R and T without centring, against whose size the errors of centring are small.
+        precision: the dtype of the gradients that R and T are sums of.
+    """
+    d, own = len(uncentred[0]), float(jnp.finfo(uncentred[0].dtype).eps)
+    rounding = float(jnp.finfo(precision).eps)
+    sums = min(rounding, float(jnp.finfo(jnp.float32).eps))
+    # A gradient is right to a rounding of its own dtype and to a few of the inner products in it, and these errors
+    # leave the range that it should lie in: a direction of no gradient shows the square of them (0.75ε of single
+    # precision were seen at d = 256). Sums of d terms, and eigenvalues, err by dε at the most.
+    tolerance = max(8 * d * own, rounding**2 + (4 * sums) ** 2)
+    lowers, raises = (_psd.largest(jax.lax.stop_gradient(matrix)) for matrix in uncentred)
+    return Resolution(tolerance * lowers, tolerance * raises, jnp.full_like(lowers, tolerance**0.5))
+
+
+def split(lowers: Matrix, raises: Matrix, resolution: Resolution) -> Parts:
+    """The parts of the axis.
 
     Args:
         lowers: R.
         raises: T.
-        floors: the eigenvalues below which they are zero.
+        resolution: what of them is zero.
     """
     lowers, raises = jax.lax.stop_gradient((lowers, raises))
-    d, eps = len(lowers), jnp.finfo(lowers.dtype).eps
+    d = len(lowers)
+    regular, core = _regular_core(lowers, raises, resolution)
+    eye, nothing, full = jnp.eye(d, dtype=lowers.dtype), jnp.zeros_like(lowers), jnp.asarray(d, int)
+    whole = Parts(Ranks(full, full, full), core, nothing, nothing, (eye, eye))
+    return where_needed(~regular, lambda: _singular_parts(lowers, raises, resolution), whole)
+
+
+def _regular_core(lowers: Matrix, raises: Matrix, resolution: Resolution) -> tuple[Array, Core]:
+    """Whether R and T are definite for certain, and E and F if they are.
+
+    Any square roots serve for E and F. Those of Cholesky cost a tenth of the eigenvectors, which only singular matrices
+    need; and the trace of an inverse bounds the least eigenvalue.
+    """
+    (root_lowers, inverse_lowers), (root_raises, inverse_raises) = cholesky(lowers), cholesky(raises)
+    least = [1 / jnp.sum(inverse**2) for inverse in (inverse_lowers, inverse_raises)]
+    regular = (least[0] > resolution.lowers) & (least[1] > resolution.raises)
+    left, singular, right = svd(jnp.where(regular, root_lowers.T @ root_raises, 0))
+    scale = jax.lax.rsqrt(jnp.where(singular > 0, singular, 1))
+    return regular, Core(e=root_raises @ right.T * scale, f=root_lowers @ left * scale)
+
+
+def _singular_parts(lowers: Matrix, raises: Matrix, resolution: Resolution) -> Parts:
+    d = len(lowers)
     (rank_lowers, root_lowers, range_lowers), (rank_raises, root_raises, range_raises) = (
-        _rooted(matrix, floor) for matrix, floor in zip((lowers, raises), floors, strict=True)
+        _rooted(matrix, floor) for matrix, floor in ((lowers, resolution.lowers), (raises, resolution.raises))
     )
-    left, singular, right = jnp.linalg.svd(root_lowers.T @ root_raises)
-    norms = [jnp.sqrt(jnp.max(jnp.sum(root**2, axis=0))) for root in (root_lowers, root_raises)]
-    is_core = singular > 64 * d * eps * norms[0] * norms[1]
+    left, singular, right = svd(root_lowers.T @ root_raises)
+    core_rank = _overlap((root_lowers, root_raises), (range_lowers, range_raises), resolution)
+    # Two subspaces meet in at least as many directions as do not fit into the axis otherwise.
+    least, most = jnp.maximum(rank_lowers + rank_raises - d, 0), jnp.minimum(rank_lowers, rank_raises)
+    is_core = (jnp.arange(d) < jnp.clip(core_rank, least, most)) & (singular > 0)
     ranks = Ranks(rank_lowers, rank_raises, jnp.sum(is_core))
     # The first k columns of these span the core; the others 𝓑 and 𝓒.
     turned_lowers, turned_raises = root_lowers @ left, root_raises @ right.T
     scale = jnp.where(is_core, jax.lax.rsqrt(jnp.where(is_core, singular, 1)), 0)
 
-    def span(columns: Matrix, rank: Int[Array, ""]) -> Matrix:
-        def projector() -> Matrix:
-            left, _, _ = jnp.linalg.svd(jnp.where(is_core, 0, columns))
-            inside = jnp.where(jnp.arange(d) < rank, left, 0)
-            return inside @ inside.T
-
-        return where_needed(rank > 0, projector, jnp.zeros_like(columns))
+    def rest(columns: Matrix, rank: Int[Array, ""]) -> Matrix:
+        columns = jnp.where(is_core, 0, columns)
+        return where_needed(rank > 0, lambda: span(columns, rank), jnp.zeros_like(columns))
 
     return Parts(
         ranks=ranks,
         core=Core(e=turned_raises * scale, f=turned_lowers * scale),
-        to_zero=span(turned_lowers, rank_lowers - ranks.core),
-        to_infinity=span(turned_raises, rank_raises - ranks.core),
+        to_zero=rest(turned_lowers, rank_lowers - ranks.core),
+        to_infinity=rest(turned_raises, rank_raises - ranks.core),
         ranges=(range_lowers, range_raises),
     )
+
+
+def _overlap(roots: tuple[Matrix, Matrix], ranges: tuple[Matrix, Matrix], resolution: Resolution) -> Int[Array, ""]:
+    """In how many directions ran R and ran T are not orthogonal.
+
+    By the cosines between them, which know nothing of sizes: a core may be as weak as it likes in R and in T. An error
+    of `tilt` times the largest root turns a range by that over its smallest root.
+    """
+    sizes = [jnp.sqrt(jnp.sum(root**2, axis=0)) for root in roots]
+    spreads = [jnp.max(size) / jnp.min(jnp.where(size > 0, size, jnp.inf)) for size in sizes]
+    _, cosines, _ = svd(ranges[0] @ ranges[1])
+    # A quarter of what is resolved at all may be error, so that there the cosines must be large.
+    return jnp.sum(cosines > jnp.minimum(4 * resolution.tilt * (spreads[0] + spreads[1]), 0.5))
+
+
+def seen_from(gauge: tuple[Matrix, Matrix], parts: Parts) -> Parts:
+    """Parts of an axis that was moved before, in coordinates from before.
+
+    If + legs were moved by A and − legs by B = A^{-⊤}, then R = B R' Bᵀ and T = A T' Aᵀ.
+
+    Args:
+        gauge: A and B.
+        parts: of R' and T'.
+    """
+    plus, minus = gauge
+    ranks, d = parts.ranks, len(plus)
+
+    def carried() -> tuple[Matrix, Matrix, tuple[Matrix, Matrix]]:
+        to_zero = span(minus @ parts.to_zero, ranks.lowers - ranks.core)
+        to_infinity = span(plus @ parts.to_infinity, ranks.raises - ranks.core)
+        range_lowers = span(minus @ parts.ranges[0], ranks.lowers)
+        return to_zero, to_infinity, (range_lowers, span(plus @ parts.ranges[1], ranks.raises))
+
+    to_zero, to_infinity, ranges = where_needed(
+        ranks.core < d, carried, (parts.to_zero, parts.to_infinity, parts.ranges)
+    )
+    return Parts(ranks, Core(plus @ parts.core.e, minus @ parts.core.f), to_zero, to_infinity, ranges)
+
+
+def span(columns: Matrix, rank: Int[Array, ""]) -> Matrix:
+    """The projector on the space of this dimension that the columns span."""
+    left, _, _ = svd(columns)
+    inside = jnp.where(jnp.arange(len(columns)) < rank, left, 0)
+    return inside @ inside.T
 
 
 def where_needed(needed: Array, function: Callable[[], Any], otherwise: Any) -> Any:
@@ -113,24 +203,24 @@ def where_needed(needed: Array, function: Callable[[], Any], otherwise: Any) -> 
     return jax.lax.while_loop(lambda state: state[0], once, (needed, otherwise))[1]
 
 
-def occupied(gram: Matrix) -> Matrix:
+def occupied(gram: Matrix, precision: Any) -> Matrix:
     """The projector on the directions in which a leg is not empty, from its relative Gram on a subspace."""
-    values, vectors = jnp.linalg.eigh(gram)
-    d, eps = len(values), jnp.finfo(values.dtype).eps
-    # √ of this is the relative error of the loss made by calling a direction empty.
-    basis = jnp.where(values > d * eps**1.25, vectors, 0)
+    values, vectors = eigh(gram)
+    # √ of this is the relative error of the loss made by calling a direction empty: a little more than the rounding of
+    # the gradients that the subspace was found from.
+    basis = jnp.where(values > len(values) * float(jnp.finfo(precision).eps) ** 1.25, vectors, 0)
     return basis @ basis.T
 
 
 def balance_matrices(
-    lowers: Matrix, raises: Matrix, floors: tuple[Array, Array], parts: Parts, stuck: tuple[Matrix, Matrix]
+    lowers: Matrix, raises: Matrix, resolution: Resolution, parts: Parts, stuck: tuple[Matrix, Matrix]
 ) -> Balance:
     """The motion of the legs to the point of the orbit where R and T balance.
 
     Args:
         lowers: R.
         raises: T.
-        floors: the eigenvalues below which they are zero.
+        resolution: what of them is zero.
         parts: `split` of these.
         stuck: the projectors on what has no finite limit: the part of 𝓑 on which − legs hold something, and of 𝓒 on
             which + legs do.
@@ -140,7 +230,7 @@ def balance_matrices(
     diverges = jnp.trace(stuck[0] + stuck[1]) > 0.5
     to_zero, to_infinity = parts.to_zero, parts.to_infinity
     lowers, raises = keep @ lowers @ keep, keep @ raises @ keep
-    parts = where_needed(diverges, lambda: split(lowers, raises, floors), parts)
+    parts = where_needed(diverges, lambda: split(lowers, raises, resolution), parts)
     plus, minus, element = motion(lowers, raises, parts)
     idle = (parts.ranks.lowers + parts.ranks.raises == 0) & ~diverges
     dies = to_zero - stuck[0], to_infinity - stuck[1]
@@ -150,14 +240,21 @@ def balance_matrices(
 @jax.custom_jvp
 def motion(lowers: Matrix, raises: Matrix, parts: Parts) -> tuple[Matrix, Matrix, Matrix]:
     """E Oᵀ, F Oᵀ and log P from the bases of the core and their completion on the free directions."""
-    d = len(lowers)
-    eye = jnp.eye(d, dtype=lowers.dtype)
+    e, f = parts.core
+    left, values, right = svd(e)  # E = P O if nothing is missing
+    whole = left * values @ left.T, f @ right.T @ left.T, left * jnp.log(values) @ left.T
+    return where_needed(parts.ranks.core < len(lowers), lambda: _completed_motion(parts), whole)
+
+
+def _completed_motion(parts: Parts) -> tuple[Matrix, Matrix, Matrix]:
+    d, dtype = len(parts.to_zero), parts.to_zero.dtype
+    eye = jnp.eye(d, dtype=dtype)
     free = parts.ranks.free(d)
 
     def completion() -> Core:
         free_e = eye - parts.ranges[0] - parts.to_infinity
         free_f = eye - parts.ranges[1] - parts.to_zero
-        left, cosines, right = jnp.linalg.svd(free_f @ free_e)
+        left, cosines, right = svd(free_f @ free_e)
         is_free = jnp.arange(d) < free
         stretch = jnp.where(is_free, jax.lax.rsqrt(jnp.where(is_free, cosines, 1)), 0)
         bases = Core(e=right.T * stretch, f=left * stretch)
@@ -166,7 +263,7 @@ def motion(lowers: Matrix, raises: Matrix, parts: Parts) -> tuple[Matrix, Matrix
 
     e, f = where_needed(free > 0, completion, parts.core)
     finite = eye - parts.to_zero - parts.to_infinity
-    left, _, right = jnp.linalg.svd(finite @ (e + f))
+    left, _, right = svd(finite @ (e + f))
     is_finite = jnp.arange(d) < parts.ranks.core + free
     rotation = jnp.where(is_finite, left, 0) @ right
     plus, minus = e @ rotation.T, f @ rotation.T
@@ -192,12 +289,12 @@ def _smooth_motion(lowers: Matrix, raises: Matrix, parts: Parts) -> tuple[Matrix
     balance = e.T @ lowers @ e
     only_lowers, only_raises = lowers - f @ balance @ f.T, raises - e @ balance @ e.T
 
-    def span(matrix: Matrix, rank: Int[Array, ""]) -> Matrix:
+    def range_of(matrix: Matrix, rank: Int[Array, ""]) -> Matrix:
         return matrix @ _psd.pinv(matrix, rank)
 
-    finite = eye - span(only_lowers, ranks.lowers - ranks.core) - span(only_raises, ranks.raises - ranks.core)
-    free_e = eye - span(lowers + only_raises, d - ranks.free(d))
-    free_f = eye - span(raises + only_lowers, d - ranks.free(d))
+    finite = eye - range_of(only_lowers, ranks.lowers - ranks.core) - range_of(only_raises, ranks.raises - ranks.core)
+    free_e = eye - range_of(lowers + only_raises, d - ranks.free(d))
+    free_f = eye - range_of(raises + only_lowers, d - ranks.free(d))
 
     def inverse_root(matrix: Matrix, rank: Int[Array, ""]) -> Matrix:
         return _psd.pinv(_psd.sqrt(matrix, rank), rank)
@@ -236,7 +333,7 @@ def _core_jvp(primals, tangents):
 
 def _rooted(matrix: Matrix, floor: Array) -> tuple[Int[Array, ""], Matrix, Matrix]:
     """The rank above a floor, the compact square root (with rank non-zero columns), and the projector on the range."""
-    values, vectors = jnp.linalg.eigh((matrix + matrix.T) / 2)
+    values, vectors = eigh(matrix)
     inside = values > floor
     basis = jnp.where(inside, vectors, 0)
     return jnp.sum(inside), basis * jnp.sqrt(jnp.where(inside, values, 0)), basis @ basis.T

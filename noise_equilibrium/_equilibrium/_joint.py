@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .._double import in_double
 from .._flow import ChargeLaw
-from .._noise import bound_moments
+from .._noise import AbstractMoments, bound_moments
 from .._parameters import accumulation_dtype
 from .._problem import Problem
 from .._symmetry import Bound, BoundSymmetry
 from ._balance import all_finite, balance, move, norm, relative_flow
-from ._group import compose, coordinates, dimension, element_of, further_limits, identity, nearby
+from ._group import compose, coordinates, dimension, element_of, further_limits, identity, is_matrix, nearby
 from ._implicit import implicit_zero
 
 MAX_SWEEPS = 500
@@ -84,7 +85,10 @@ def search(
         compose(symmetry, compose(symmetry, one, two), three)
         for symmetry, one, two, three in zip(symmetries, first.motions, rest[0], turned, strict=True)
     )
-    elements = tuple(sum(parts) for parts in zip(first.elements, rest[1], change, strict=True))
+    elements = tuple(
+        one if is_matrix(symmetry) else one + two + three
+        for symmetry, one, two, three in zip(symmetries, first.elements, rest[1], change, strict=True)
+    )
     limits = tuple(
         further_limits(symmetry, *parts)
         for symmetry, *parts in zip(symmetries, first.limits, first.motions, end.limits, strict=True)
@@ -96,7 +100,7 @@ def search(
 def _at(arrays: list[Array], symmetries: tuple[Bound, ...]) -> Search:
     dtype = accumulation_dtype(arrays)
     count = len(symmetries)
-    zeros = [jnp.zeros(_element_shape(symmetry), dtype) for symmetry in symmetries]
+    zeros = [_zero(symmetry, dtype) for symmetry in symmetries]
     return Search(
         arrays=arrays,
         motions=tuple(identity(symmetry, dtype) for symmetry in symmetries),
@@ -111,20 +115,18 @@ def _at(arrays: list[Array], symmetries: tuple[Bound, ...]) -> Search:
     )
 
 
-def _element_shape(symmetry: Bound) -> tuple[int, ...]:
+def _zero(symmetry: Bound, dtype: Any) -> Any:
+    """The element that moves nothing."""
     if not isinstance(symmetry, BoundSymmetry):
-        return ()
-    return symmetry.shape[1:] if symmetry.blocks == 1 else symmetry.shape
+        return jnp.zeros((), dtype)
+    zero = symmetry.public(jnp.zeros(symmetry.shape, dtype))
+    return in_double(lambda zero: zero, zero, keep=True) if is_matrix(symmetry) else zero
 
 
 def _unmoved(state: Search, start: Search) -> Search:
     """The same place as a start of its own."""
     fresh = (start.motions, start.elements, start.limits)
     return eqx.tree_at(lambda s: (s.motions, s.elements, s.limits), state, fresh)
-
-
-def _is_matrix(symmetry: Bound) -> bool:
-    return isinstance(symmetry, BoundSymmetry) and symmetry.algebra.rank == 2
 
 
 def _moved(symmetries: tuple[Bound, ...], arrays: list[Array], motions: tuple[Any, ...]) -> list[Array]:
@@ -163,18 +165,19 @@ def _sweep(
     motions, elements, limits = list(state.motions), list(state.elements), list(state.limits)
     diverges, idle, flow = state.diverges, state.idle, jnp.zeros((), dtype)
     for turn in turns:
-        measured = bound_moments(problem, rebuild(arrays), tuple(symmetries[place] for place in turn))
+        measured = bound_moments(problem, rebuild(arrays), tuple(symmetries[place] for place in turn), True)
         usable = all_finite([*jax.tree_util.tree_leaves(measured), *arrays])
         finite = finite & (usable | (state.sweeps > 0))
         usable_law = jax.tree_util.tree_map(lambda number: jnp.where(usable, number, jnp.ones_like(number)), law)  # noqa: B023
         for place, moments in zip(turn, measured, strict=True):
             moments = jax.tree_util.tree_map(lambda leaf: jnp.where(usable, leaf, 1), moments)  # noqa: B023
             found = balance(symmetries[place], arrays, moments, usable_law, problem.num_samples)
-            found = jax.tree_util.tree_map(lambda x: x.astype(dtype) if x.dtype != bool else x, found)
-            here = relative_flow(*jax.lax.stop_gradient(usable_law.sides(moments))).astype(dtype)
+            if not is_matrix(symmetries[place]):
+                found = jax.tree_util.tree_map(lambda x: x.astype(dtype) if x.dtype != bool else x, found)
+                elements[place] = elements[place] + found.element
+            here = in_double(_relative_flow, jax.lax.stop_gradient(moments), usable_law).astype(dtype)
             flow = jnp.maximum(flow, jnp.where(found.idle | found.diverges, 0, here))
-            elements[place] = elements[place] + found.element
-            lost = found.dies if _is_matrix(symmetries[place]) else (found.to_zero, found.to_infinity)
+            lost = found.dies if is_matrix(symmetries[place]) else (found.to_zero, found.to_infinity)
             limits[place] = further_limits(
                 symmetries[place], limits[place], motions[place], jax.lax.stop_gradient(lost)
             )
@@ -189,6 +192,10 @@ def _sweep(
     step = jnp.max(jnp.stack(steps))
     motions, elements, limits = tuple(motions), tuple(elements), tuple(limits)
     return Search(arrays, motions, elements, limits, diverges, idle, finite, flow, step, state.sweeps + 1)
+
+
+def _relative_flow(moments: AbstractMoments, law: ChargeLaw) -> Array:
+    return relative_flow(*law.sides(moments))
 
 
 def _iterate(sweep: Callable[[Search], Search], start: Search) -> Search:

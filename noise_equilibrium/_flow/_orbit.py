@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from .._linalg import eigh
 from .._noise import bound_moments
 from .._numbers import jit
 from .._problem import Problem
@@ -119,7 +120,7 @@ def _matrix_flow(grams: tuple[Array, Array], sides: tuple[Array, Array], times: 
 
 def _anticommutator_inverse(matrix: Array, right: Array) -> Array:
     """The B with BN + NB = right, 0 on the null space of N."""
-    values, vectors = jnp.linalg.eigh(matrix)
+    values, vectors = eigh(matrix)
     sums = values[:, None] + values[None, :]
     known = sums > 8 * len(values) * jnp.finfo(values.dtype).eps * values[-1]
     turned = vectors.T @ right @ vectors

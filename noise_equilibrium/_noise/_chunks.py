@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
+from .._double import add
+
 # Temporary memory for what is not an activation: per-sample gradients and large intermediates of the Grams.
 CHUNK_BYTES = 2**26
 
@@ -65,15 +67,15 @@ def sum_over_samples(sums: Callable[[PyTree], Sums], data: PyTree, count: int, m
     def of_chunk(step: Int[Array, ""]) -> Sums:
         return sums(_chunk(data, step, chunk, steps))
 
-    def add(total: Sums, step: Int[Array, ""]) -> tuple[Sums, None]:
-        return jax.tree_util.tree_map(jnp.add, total, of_chunk(step)), None
+    def add_chunk(total: Sums, step: Int[Array, ""]) -> tuple[Sums, None]:
+        return add(total, of_chunk(step)), None
 
     indices = jnp.arange(steps)
     zero = jax.tree_util.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(of_chunk, indices[0]))
-    total, _ = jax.lax.scan(add, zero, indices)
+    total, _ = jax.lax.scan(add_chunk, zero, indices)
     if chunk * steps < count:
         rest = jax.tree_util.tree_map(lambda leaf: leaf[chunk * steps :], data)
-        total = jax.tree_util.tree_map(jnp.add, total, sums(rest))
+        total = add(total, sums(rest))
     return total
 
 

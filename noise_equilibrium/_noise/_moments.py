@@ -6,6 +6,7 @@ with E the mean over the N samples (1/N), each leg written as a matrix with its 
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, overload
 
 import equinox as eqx
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from .._double import in_double
 from .._numbers import cast, jit
 from .._parameters import accumulation_dtype, split
 from .._problem import Problem
@@ -110,20 +112,29 @@ def noise_moments(
 
 
 @jit
-def bound_moments(problem: Problem, params: PyTree, symmetries: tuple[Bound, ...]) -> tuple[AbstractMoments, ...]:
-    """`noise_moments` of symmetries that know their parameters; compiled once per problem, shapes and legs."""
-    return moments_and_mean(problem, params, symmetries)[0]
+def bound_moments(
+    problem: Problem, params: PyTree, symmetries: tuple[Bound, ...], double: bool = False
+) -> tuple[AbstractMoments, ...]:
+    """`noise_moments` of symmetries that know their parameters; compiled once per problem, shapes and legs.
+
+    Args:
+        problem: a finite problem.
+        params: the parameters.
+        symmetries: of these parameters.
+        double: whether the Grams of matrix symmetries are summed, and kept, in double precision.
+    """
+    return moments_and_mean(problem, params, symmetries, double)[0]
 
 
 @jit
 def moments_and_mean(
-    problem: Problem, params: PyTree, symmetries: tuple[Bound, ...]
+    problem: Problem, params: PyTree, symmetries: tuple[Bound, ...], double: bool = False
 ) -> tuple[tuple[AbstractMoments, ...], list[Array]]:
     """The same, and ḡ, one array per parameter; zero where no symmetry acts."""
     of_legs = [symmetry for symmetry in symmetries if isinstance(symmetry, BoundSymmetry)]
     of_matrices = [symmetry for symmetry in symmetries if isinstance(symmetry, BoundExponential)]
     with jax.default_matmul_precision("highest"):
-        leg_moments, mean = _leg_moments(problem, params, of_legs) if of_legs else ([], [])
+        leg_moments, mean = _leg_moments(problem, params, of_legs, double) if of_legs else ([], [])
         matrix_moments, full_mean = spectral_moments(problem, params, of_matrices) if of_matrices else ([], mean)
     legs, matrices = iter(leg_moments), iter(matrix_moments)
     moments = [next(legs if isinstance(symmetry, BoundSymmetry) else matrices) for symmetry in symmetries]
@@ -139,24 +150,33 @@ def of_gradient(symmetry: Bound, arrays: Sequence[Array]) -> Any:
 
 
 def _leg_moments(
-    problem: Problem, params: PyTree, symmetries: Sequence[BoundSymmetry]
+    problem: Problem, params: PyTree, symmetries: Sequence[BoundSymmetry], double: bool
 ) -> tuple[list[Moments], list[Array]]:
     arrays, _ = split(params)
     wanted = [(leg, symmetry) for symmetry in symmetries for leg in symmetry.legs]
     dtype = accumulation_dtype([arrays[leg.index] for leg, _ in wanted])
-    seconds, means = gradient_grams(problem, params, wanted, dtype)
-    arrays = [array.astype(dtype) for array in arrays]
-    if problem.num_samples == 1:  # one sample has no noise, not even that of rounding
-        seconds = [symmetry.algebra.gram(leg.to_matrix(means[leg.index])) for leg, symmetry in wanted]
+    seconds, means = gradient_grams(problem, params, wanted, dtype, double)
     values = iter(seconds)
-    return [_moments(symmetry, [next(values) for _ in symmetry.legs], arrays, means) for symmetry in symmetries], means
+    moments = []
+    for symmetry in symmetries:
+        inside = {leg.index for leg in symmetry.legs}
+        legs = [array.astype(dtype) if place in inside else None for place, array in enumerate(arrays)]
+        parts = [next(values) for _ in symmetry.legs], legs, [m if i in inside else None for i, m in enumerate(means)]
+        function = partial(_moments, symmetry, problem.num_samples == 1)
+        precise = double and symmetry.algebra.rank == 2
+        moments.append(in_double(function, *parts, keep=True) if precise else function(*parts))
+    return moments, means
 
 
-def _moments(symmetry: BoundSymmetry, seconds: list[Array], arrays: list[Array], means: list[Array]) -> Moments:
+def _moments(
+    symmetry: BoundSymmetry, single: bool, seconds: list[Array], arrays: Sequence[Any], means: Sequence[Any]
+) -> Moments:
     weight, mean = symmetry.grams(arrays), symmetry.grams(means)
     second = {power: jnp.zeros_like(gram) for power, gram in mean.items()}
     for leg, value in zip(symmetry.legs, seconds, strict=True):
         second[leg.power] = second[leg.power] + value
+    if single:  # one sample has no noise, not even that of rounding
+        second = mean
     powers = tuple(weight)
     return Moments(
         weight=tuple(symmetry.public(weight[power]) for power in powers),

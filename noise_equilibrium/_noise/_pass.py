@@ -3,12 +3,13 @@
 import math
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from .._double import in_double
 from .._parameters import split
 from .._problem import Problem
 from ._chunks import samples_in, sum_over_samples
@@ -74,8 +75,8 @@ def _note(tapped: TappedLoss, ignored: list[str]) -> None:
 
 
 def gradient_grams(
-    problem: Problem, params: PyTree, wanted: Wanted, dtype: jnp.dtype
-) -> tuple[list[Array], list[Array]]:
+    problem: Problem, params: PyTree, wanted: Wanted, dtype: jnp.dtype, double: bool = False
+) -> tuple[list[Any], list[Array]]:
     """E[gram(g)] for each wanted leg, and for each parameter ḡ, zero where no leg wants it.
 
     Args:
@@ -83,26 +84,32 @@ def gradient_grams(
         params: the parameters, any pytree.
         wanted: legs, each with the symmetry whose algebra says what of a Gram is needed.
         dtype: of the results, and of the arithmetic after the backward pass.
+        double: whether Grams of matrix symmetries are summed and returned in double precision.
 
     Returns:
         Grams of the internal shape, with the block axis in front, and mean gradients shaped like the parameters.
     """
     arrays, _ = split(params)
     made = plan(problem, params, wanted, dtype)
+    count = made.total
 
-    def sums(samples: PyTree) -> tuple[dict[int, Array], dict[int, Array]]:
+    def of_leg(place: int, factors: Any) -> Any:
+        leg, symmetry = wanted[place]
+
+        def gram(factors: Any) -> Array:
+            return made.forms[leg.index].gram(leg, symmetry, factors) / count
+
+        return in_double(gram, factors, keep=True) if double and symmetry.algebra.rank == 2 else gram(factors)
+
+    def sums(samples: PyTree) -> tuple[dict[int, Any], dict[int, Array]]:
         factors = made.factors(arrays, samples)
-        grams = {
-            place: made.forms[leg.index].gram(leg, symmetry, factors[leg.index])
-            for place, (leg, symmetry) in enumerate(wanted)
-            if leg.index in made.forms
-        }
+        used = [place for place, (leg, _) in enumerate(wanted) if leg.index in made.forms]
+        grams = {place: of_leg(place, factors[wanted[place][0].index]) for place in used}
         return grams, {leaf: form.total(factors[leaf]) for leaf, form in made.forms.items()}
 
-    count = made.total
     grams, gradients = sum_over_samples(sums, problem.data, count, made.most)
     seconds = [
-        grams[place] / count if place in grams else jnp.zeros(symmetry.algebra.shape(leg.blocks, leg.size), dtype)
+        grams[place] if place in grams else jnp.zeros(symmetry.algebra.shape(leg.blocks, leg.size), dtype)
         for place, (leg, symmetry) in enumerate(wanted)
     ]
     means = [gradients[i] / count if i in gradients else jnp.zeros(a.shape, dtype) for i, a in enumerate(arrays)]

@@ -10,10 +10,16 @@ and the public shapes drop the H when there is a single block.
 
 import abc
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from .._double import in_double
+from .._linalg import expm
+from .._numbers import cast
 
 
 @dataclass(frozen=True)
@@ -45,12 +51,12 @@ class Algebra(abc.ABC):
         """
 
     @abc.abstractmethod
-    def exponential(self, element: Array) -> Array:
-        """P = e^{element}, of the element's shape."""
+    def exponential(self, element: Array) -> Any:
+        """P = e^{element}, of the element's shape; a matrix in double precision."""
 
     @abc.abstractmethod
-    def apply(self, leg: Float[Array, "H m k"], factor: Array) -> Float[Array, "H m k"]:
-        """The leg with its axis multiplied by an element of the algebra or by P."""
+    def apply(self, leg: Float[Array, "H m k"], factor: Any) -> Float[Array, "H m k"]:
+        """The leg with its axis multiplied by an element of the algebra or by P, in the leg's dtype."""
 
 
 class Scalar(Algebra):
@@ -73,7 +79,7 @@ class Scalar(Algebra):
         return jnp.exp(element)
 
     def apply(self, leg: Float[Array, "H m k"], factor: Float[Array, " H"]) -> Float[Array, "H m k"]:
-        return leg * factor[:, None, None]
+        return leg * cast(factor, leg)[:, None, None]
 
 
 class Diagonal(Algebra):
@@ -96,7 +102,7 @@ class Diagonal(Algebra):
         return jnp.exp(element)
 
     def apply(self, leg: Float[Array, "H m k"], factor: Float[Array, "H k"]) -> Float[Array, "H m k"]:
-        return leg * factor[:, None, :]
+        return leg * cast(factor, leg)[:, None, :]
 
 
 class Symmetric(Algebra):
@@ -121,11 +127,12 @@ class Symmetric(Algebra):
             both = product[:, rows, columns] + product[:, columns, rows]
         return jnp.where(rows == columns, diagonal[:, rows], both).ravel()
 
-    def exponential(self, element: Float[Array, "H k k"]) -> Float[Array, "H k k"]:
-        return jax.vmap(jax.scipy.linalg.expm)(element)
+    def exponential(self, element: Float[Array, "H k k"]) -> Any:
+        return in_double(expm, element, keep=True)
 
-    def apply(self, leg: Float[Array, "H m k"], factor: Float[Array, "H k k"]) -> Float[Array, "H m k"]:
-        return jnp.matmul(leg, factor, precision=jax.lax.Precision.HIGHEST)
+    def apply(self, leg: Float[Array, "H m k"], factor: Any) -> Float[Array, "H m k"]:
+        product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+        return in_double(product, leg, factor).astype(leg.dtype)
 
 
 ALGEBRAS: dict[str, Algebra] = {"scalar": Scalar(), "diagonal": Diagonal(), "symmetric": Symmetric()}

@@ -58,13 +58,13 @@ class BoundSymmetry:
             totals[leg.power] = totals[leg.power] + gram if leg.power in totals else gram
         return totals
 
-    def transform(self, arrays: Sequence[Array], factors: dict[float, Array]) -> list[Array]:
+    def transform(self, arrays: Sequence[Array], factors: dict[float, Any]) -> list[Array]:
         """Every leg with its axis multiplied by the factor of its power; other parameters as they are."""
         moved = list(arrays)
         for leg in self.legs:
             array = arrays[leg.index]
-            factor = cast(factors[leg.power], array)
-            moved[leg.index] = leg.from_matrix(self.algebra.apply(leg.to_matrix(array), factor), array)
+            matrix = self.algebra.apply(leg.to_matrix(array), factors[leg.power])
+            moved[leg.index] = leg.from_matrix(matrix, array)
         return moved
 
 

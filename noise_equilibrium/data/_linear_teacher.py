@@ -7,6 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._linalg import svd
 from ._cubature import normal_points
 
 
@@ -52,7 +53,7 @@ class LinearTeacher(eqx.Module):
         size = sum(self.V.shape)
         if n < size:
             raise ValueError(f"n is {n}; expected at least d_x + d_y = {size} samples.")
-        left, _, right = jnp.linalg.svd(jax.random.normal(key, (n, size), self.V.dtype), full_matrices=False)
+        left, _, right = svd(jax.random.normal(key, (n, size), self.V.dtype))
         return jax.vmap(self._sample)(jnp.sqrt(jnp.asarray(n, self.V.dtype)) * (left @ right))
 
     def noise_matched(self) -> tuple[Float[Array, "n d_x"], Float[Array, "n d_y"]]:

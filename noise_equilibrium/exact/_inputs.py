@@ -11,6 +11,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from .._linalg import eigh
+
 
 def teacher_arrays(V: ArrayLike, cov_x: ArrayLike, cov_noise: ArrayLike) -> tuple[Array, Array, Array]:
     """V, Σ_x and Σ_ε in the dtype of V.
@@ -67,7 +69,7 @@ def width_of(width: Any, name: str = "width") -> int:
 
 def symmetric_root(matrix: Float[Array, "d d"], power: float = 0.5) -> Float[Array, "d d"]:
     """The symmetric root Σ^{1/2} of a covariance, or another power of it."""
-    values, vectors = jnp.linalg.eigh(matrix)
+    values, vectors = eigh(matrix)
     values = jnp.maximum(values, jnp.finfo(values.dtype).eps * values[-1])  # rounding must not make one negative
     return (vectors * values**power) @ vectors.T
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._linalg import svd
 from ._inputs import symmetric_root
 
 
@@ -42,10 +43,10 @@ def global_minimum(V: Array, cov_x: Array, cov_noise: Array, size: int) -> Minim
     whitened, unfitted = V @ root_x, jnp.zeros((), V.dtype)
     k = min(size, *V.shape)
     if size < min(V.shape):
-        outer, values, inner = jnp.linalg.svd(whitened, full_matrices=False)
+        outer, values, inner = svd(whitened)
         whitened = (outer[:, :k] * values[:k]) @ inner[:k]
         unfitted = jnp.sum(values[k:] ** 2)
-    left, values, right = jnp.linalg.svd(root_noise @ whitened, full_matrices=False)
+    left, values, right = svd(root_noise @ whitened)
     left, values, right = left[:, :k], values[:k], right[:k].T
     fitted = values > 8 * max(V.shape) * jnp.finfo(V.dtype).eps * values[0]
     return Minimum(

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from .._linalg import svd
 from ..models.two_layer_linear import Params
 from ._deep_linear import deep_linear_equilibrium
 from ._inputs import covariance, symmetric_root, weights, width_of
@@ -70,9 +71,7 @@ def balanced_factors(product: ArrayLike, down_noise: ArrayLike, up_noise: ArrayL
     down_noise = covariance(down_noise, d_x, "down_noise", product.dtype)
     up_noise = covariance(up_noise, d_y, "up_noise", product.dtype)
     with jax.default_matmul_precision("highest"):
-        left, values, right = jnp.linalg.svd(
-            symmetric_root(up_noise) @ product @ symmetric_root(down_noise), full_matrices=False
-        )
+        left, values, right = svd(symmetric_root(up_noise) @ product @ symmetric_root(down_noise))
         root = jnp.sqrt(values[:width])
         up = symmetric_root(up_noise, -0.5) @ (left[:, :width] * root)
         down = (root[:, None] * right[:width]) @ symmetric_root(down_noise, -0.5)
