@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from .._minibatch import Minibatches, Replacement
 from .._numbers import Traced, cast
 from .._population import Redrawn
 from .._problem import Problem
 from .._symmetry import AbstractSymmetry
 from ._abstract import AbstractMoments
-from ._batch import batch_factor
 from ._moments import noise_moments
 
 
@@ -35,20 +35,23 @@ class RedrawnMoments(eqx.Module):
     within: Any
     num_samples: int = eqx.field(static=True)
 
-    def of_batch(self, batch_size: int, replacement: bool = True) -> Any:
+    def of_batch(self, batch_size: int, replacement: Replacement = True) -> Any:
         """The moments whose noise is that of a minibatch gradient.
 
         Args:
             batch_size: S ≥ 1.
-            replacement: whether the samples of a batch are independent draws; a Stream has no other.
+            replacement: how the samples of a batch are chosen. True: independent draws. False: no sample twice in a
+                batch, which lessens the part between alone. "epoch": the same, for a batch of a shuffled epoch taken by
+                itself.
 
         Raises:
-            ValueError: for a batch that does not fit the data.
+            ValueError: for a batch that does not fit the data, or another word.
         """
-        choice = batch_factor(self.num_samples, batch_size, replacement)
+        batches = Minibatches(batch_size, replacement)
+        choice = batches.noise_ratio(self.num_samples)
 
         def noise(between: Array, within: Array) -> Array:
-            return cast(choice, between) * between + cast(1 / batch_size, within) * within
+            return cast(choice, between) * between + cast(1 / batches.size, within) * within
 
         def one(between: AbstractMoments, within: AbstractMoments) -> AbstractMoments:
             total = jax.tree_util.tree_map(noise, between.noise, within.noise)

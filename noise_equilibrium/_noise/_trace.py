@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from .._minibatch import Minibatches, Replacement
 from .._numbers import cast, jit
 from .._parameters import accumulation_dtype, flatten, split
 from .._problem import Problem
 from .._symmetry import AbstractSymmetry, Bound, BoundExponential, BoundSymmetry, bind, scaling
-from ._batch import batch_factor
 from ._chunks import map_over_samples, samples_in
 from ._finite import require_finite_gradients
 from ._moments import bound_moments
@@ -23,7 +23,7 @@ def noise_trace(
     symmetry: AbstractSymmetry | None = None,
     *,
     batch_size: int = 1,
-    replacement: bool = True,
+    replacement: Replacement = True,
 ) -> Array:
     """Tr[ΣA], what the noise does to a charge, or Tr Σ: exactly, and without forming Σ.
 
@@ -34,7 +34,8 @@ def noise_trace(
         params: the parameters, any pytree.
         symmetry: any symmetry, of a matrix-free generator too; Tr Σ over all parameters if there is none.
         batch_size: S; Σ is that of a minibatch gradient, Σ/S.
-        replacement: whether the samples of a batch are independent draws; if not, Σ/S × (N − S)/(N − 1).
+        replacement: how the samples of a batch are chosen. True: independent draws. False: no sample twice in a batch,
+            Σ/S × (N − S)/(N − 1). "epoch": the same, for a batch of a shuffled epoch taken by itself.
 
     Returns:
         A scalar, or an array of the charge's shape.
@@ -52,7 +53,7 @@ def noise_trace(
         (1.0, 0.5)
     """
     problem.require_finite("noise_trace")
-    factor = batch_factor(problem.num_samples, batch_size, replacement)
+    factor = Minibatches(batch_size, replacement).noise_ratio(problem.num_samples)
     with warnings.catch_warnings():
         if symmetry is None:  # all parameters are meant, those without noise too
             warnings.filterwarnings("ignore", message="the loss does not depend on params", category=UserWarning)
