@@ -59,7 +59,8 @@ FIELDS = {
 # From the ground up: a room imports rooms of a lower floor only.
 FLOORS = [
     {"_numbers", "_keys", "_parameters", "_programs", "_minibatch"},
-    {"_population", "_random"},
+    {"_inputs", "_random"},
+    {"_population"},
     {"_problem"},
     {"_symmetry"},
     {"_noise"},
