@@ -17,9 +17,10 @@ from .._minibatch import Minibatches, Replacement
 from .._numbers import Traced, cast
 from .._population import Redrawn
 from .._problem import Problem
-from .._symmetry import AbstractSymmetry
+from .._symmetry import AbstractSymmetry, bind_each
 from ._abstract import AbstractMoments
-from ._moments import noise_moments
+from ._finite import require_finite_gradients
+from ._moments import measured_moments
 
 
 class RedrawnMoments(eqx.Module):
@@ -106,15 +107,16 @@ def redrawn_moments(
         )
     if not hasattr(redraws, "__index__") or redraws < 2:
         raise ValueError(f"redraws is {redraws}; expected an integer of at least 2.")
+    bound = bind_each(symmetry, params, "redrawn_moments")
     count = problem.data.num_samples
     sampled = problem.sampled(key, count * redraws)  # redraw r of sample i at place r·N + i
     groups = jax.tree_util.tree_map(
         lambda leaf: jnp.swapaxes(leaf.reshape(redraws, count, *leaf.shape[1:]), 0, 1), sampled.data
     )
-    several = not isinstance(symmetry, AbstractSymmetry)
-    symmetries = list(symmetry) if several else [symmetry]
-    total = noise_moments(sampled, params, symmetries)
-    grouped = noise_moments(Problem(_MeanLoss(problem.loss), groups), params, symmetries)
+    total, silence = measured_moments(sampled, params, bound.each)
+    require_finite_gradients(sampled, params, total)
+    silence.warn()
+    grouped, _ = measured_moments(Problem(_MeanLoss(problem.loss), groups), params, bound.each)
     between, within = [], []
     for all_of_them, of_groups in zip(total, grouped, strict=True):
         redrawing = jax.tree_util.tree_map(
@@ -123,6 +125,4 @@ def redrawn_moments(
         choice = jax.tree_util.tree_map(lambda b, w: b - w * ((1 - 1 / count) / redraws), of_groups.noise, redrawing)
         between.append(eqx.tree_at(lambda m: m.noise, all_of_them, choice))
         within.append(eqx.tree_at(lambda m: m.noise, all_of_them, redrawing))
-    if several:
-        return RedrawnMoments(tuple(between), tuple(within), count)
-    return RedrawnMoments(between[0], within[0], count)
+    return RedrawnMoments(bound.as_given(between), bound.as_given(within), count)

@@ -1,7 +1,5 @@
 """Traces of the gradient noise with a generator, and the charge rate of every sample, without forming Σ."""
 
-import warnings
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
@@ -13,8 +11,9 @@ from .._problem import Problem
 from .._symmetry import AbstractSymmetry, Bound, BoundExponential, BoundSymmetry, bind, scaling
 from ._chunks import map_over_samples, samples_in
 from ._finite import require_finite_gradients
-from ._moments import bound_moments
+from ._moments import measured_moments
 from ._pass import plan
+from ._silence import Silence
 
 
 def noise_trace(
@@ -54,13 +53,11 @@ def noise_trace(
     """
     problem.require_finite("noise_trace")
     factor = Minibatches(batch_size, replacement).noise_ratio(problem.num_samples)
-    with warnings.catch_warnings():
-        if symmetry is None:  # all parameters are meant, those without noise too
-            warnings.filterwarnings("ignore", message="the loss does not depend on params", category=UserWarning)
-        bound = bind(scaling() if symmetry is None else symmetry, params)
-        (moments,) = bound_moments(problem, params, (bound,))
+    bound = bind(scaling() if symmetry is None else symmetry, params)
+    (moments,), silence = measured_moments(problem, params, (bound,))
     trace = moments.noise_plus - moments.noise_minus
     require_finite_gradients(problem, params, trace)
+    silence.warn(of_parameters=symmetry is not None)
     return cast(factor, trace) * trace
 
 
@@ -84,18 +81,20 @@ def charge_rates(problem: Problem, params: PyTree, symmetry: AbstractSymmetry) -
     Source: theory, "Discrete time"; Appendix D.
     """
     problem.require_finite("charge_rates")
-    return _charge_rates(problem, params, bind(symmetry, params))
+    rates, silence = _charge_rates(problem, params, bind(symmetry, params))
+    silence.warn()
+    return rates
 
 
 @jit
-def _charge_rates(problem: Problem, params: PyTree, symmetry: Bound) -> Array:
+def _charge_rates(problem: Problem, params: PyTree, symmetry: Bound) -> tuple[Array, Silence]:
     with jax.default_matmul_precision("highest"):
         if isinstance(symmetry, BoundExponential):
-            return _along_matrix(problem, params, symmetry)
+            return _along_matrix(problem, params, symmetry), Silence()
         return _along_legs(problem, params, symmetry)
 
 
-def _along_legs(problem: Problem, params: PyTree, symmetry: BoundSymmetry) -> Array:
+def _along_legs(problem: Problem, params: PyTree, symmetry: BoundSymmetry) -> tuple[Array, Silence]:
     arrays, _ = split(params)
     wanted = [(leg, symmetry) for leg in symmetry.legs]
     made = plan(problem, params, wanted, accumulation_dtype([arrays[leg.index] for leg in symmetry.legs]))
@@ -110,7 +109,7 @@ def _along_legs(problem: Problem, params: PyTree, symmetry: BoundSymmetry) -> Ar
                 total = total + cast(leg.power, gram) * gram
         return jax.vmap(symmetry.public)(total)
 
-    return map_over_samples(rates, problem.data, made.total, made.most)
+    return map_over_samples(rates, problem.data, made.total, made.most), made.silence
 
 
 def _along_matrix(problem: Problem, params: PyTree, symmetry: BoundExponential) -> Array:
