@@ -90,7 +90,7 @@ class Redrawn(AbstractPopulation):
         return jax.vmap(self.redraw)(keys, samples)
 
     def draw_set(self, key: PRNGKeyArray, n: int) -> PyTree:
-        """N samples, in balance: ⌊n/N⌋ rounds, and the rest a random subset without replacement.
+        """n samples, in balance: ⌊n/N⌋ rounds, and the rest a random subset without replacement.
 
         Redraw r of sample i stands at place r·N + i, whatever n is; the subset comes last, in ascending order of i.
         """

@@ -158,6 +158,6 @@ def discrete_law(problem: Problem, rate: Any, noise: Any) -> ChargeLaw:
 
 
 def equal_weights(params: PyTree, total: Any, n: int):
-    """N equal weights that add up to `total`, in the dtype of the parameters."""
+    """n equal weights that add up to `total`, in the dtype of the parameters."""
     arrays, _ = split(params)
     return jnp.broadcast_to(jnp.asarray(total).astype(widest_dtype(arrays)) / n, (n,))

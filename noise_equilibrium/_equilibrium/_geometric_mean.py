@@ -37,7 +37,7 @@ class Ranks(NamedTuple):
     core: Int[Array, ""]
 
     def free(self, d: int) -> Int[Array, ""]:
-        """D − rank R − rank T + k."""
+        """d − rank R − rank T + k."""
         return d - self.lowers - self.raises + self.core
 
 
