@@ -14,7 +14,10 @@ from ._finite import require_finite_gradients
 
 
 def noise_weights(key: PRNGKeyArray, n: int, dtype: jnp.dtype) -> Float[Array, " n"]:
-    """Weights N^{-1/2}(ξ − mean ξ), ξ ~ N(0, I): Σ w_i g_i has covariance Σ (theory, "Exact noise")."""
+    """Weights N^{-1/2}(ξ − mean ξ), ξ ~ N(0, I): Σ w_i g_i has covariance Σ.
+
+    Source: theory, "Exact noise without forming Σ".
+    """
     draws = in_one_pass(lambda key: jax.random.normal(key, (n,), dtype))(key)
     return (draws - jnp.mean(draws)) / jnp.sqrt(jnp.asarray(n, dtype))
 
