@@ -2,14 +2,13 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
+from ._inputs import check_data, pure
 from ._numbers import Traced
-from ._parameters import is_array
 
 
 class AbstractPopulation(Traced):
@@ -91,7 +90,7 @@ class Redrawn(AbstractPopulation):
         return jax.vmap(self.redraw)(keys, samples)
 
     def draw_set(self, key: PRNGKeyArray, n: int) -> PyTree:
-        """N samples, in balance: ⌊n/N⌋ rounds, and the rest a random subset without replacement.
+        """n samples, in balance: ⌊n/N⌋ rounds, and the rest a random subset without replacement.
 
         Redraw r of sample i stands at place r·N + i, whatever n is; the subset comes last, in ascending order of i.
         """
@@ -99,32 +98,3 @@ class Redrawn(AbstractPopulation):
         subset_key, redraw_key = jax.random.split(key)
         subset = jnp.sort(jax.random.permutation(subset_key, self.num_samples)[:rest])
         return self.visit(redraw_key, jnp.concatenate([jnp.tile(jnp.arange(self.num_samples), rounds), subset]))
-
-
-def pure(function: Callable[..., Any], expected: str) -> Callable[..., Any]:
-    """A plain function as a pytree without leaves; a callable pytree, such as a module, as it is."""
-    if not callable(function):
-        raise ValueError(f"got {type(function).__name__}; expected a function {expected}.")
-    is_plain = jax.tree_util.all_leaves([function])
-    return jax.tree_util.Partial(function) if is_plain else function
-
-
-def check_data(data: PyTree) -> None:
-    """Raise a ValueError unless data is a pytree whose leaves share a leading axis of at least one sample."""
-    leaves = jax.tree_util.tree_leaves_with_path(data)
-    if not leaves:
-        raise ValueError("data has no array; expected a pytree whose leaves share a leading axis of N samples.")
-    lengths = {}
-    for path, leaf in leaves:
-        name = "data" + jax.tree_util.keystr(path)
-        if not is_array(leaf) or leaf.ndim == 0:
-            raise ValueError(
-                f"{name} is {'a scalar' if is_array(leaf) else type(leaf).__name__}; expected an array with a leading "
-                "axis of N samples. Put constants of the problem into the loss instead."
-            )
-        lengths[name] = leaf.shape[0]
-    if len(set(lengths.values())) > 1:
-        listed = ", ".join(f"{name}: {length}" for name, length in lengths.items())
-        raise ValueError(f"the leaves of data differ in length ({listed}); expected one leading axis of N samples.")
-    if 0 in lengths.values():
-        raise ValueError("data holds 0 samples; expected at least 1.")

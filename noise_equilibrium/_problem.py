@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from ._inputs import check_data, pure
 from ._keys import as_key
 from ._numbers import Traced, as_number, cast, jit, require, require_scalar
 from ._parameters import is_array, split
-from ._population import AbstractPopulation, Stream, check_data, pure
+from ._population import AbstractPopulation, Stream
 
 
 class Problem(Traced):

@@ -58,8 +58,9 @@ FIELDS = {
 
 # From the ground up: a room imports rooms of a lower floor only.
 FLOORS = [
-    {"_numbers", "_keys", "_parameters", "_programs", "_double", "_linalg"},
-    {"_population", "_random"},
+    {"_numbers", "_keys", "_parameters", "_programs", "_double", "_linalg", "_minibatch"},
+    {"_inputs", "_random"},
+    {"_population"},
     {"_problem"},
     {"_symmetry"},
     {"_noise"},

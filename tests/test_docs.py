@@ -10,6 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+SOURCES = sorted(
+    path for room in ("noise_equilibrium", "experiments", "benchmarks") for path in (ROOT / room).rglob("*.py")
+)
+CITATION = re.compile(r'theory, ((?:"[^"]+"(?:, and |, | and )?)+)')
 BLOCK = re.compile(r"^```python( no-run)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NEEDS_MACHINES = {"sweeps.md": 4}  # blocks that need a cluster, or a process of their own
 
@@ -44,3 +48,23 @@ def test_blocks_that_are_not_run_are_python_and_few(page):
     assert len(kept) == NEEDS_MACHINES.get(page.name, 0)
     for code in kept:
         compile(code, page.name, "exec")
+
+
+def citations(text: str) -> set[str]:
+    """The headings in `theory, "One", "Two" and "Three"`, wherever lines break."""
+    found = CITATION.findall(" ".join(text.split()))
+    return {heading for group in found for heading in re.findall(r'"([^"]+)"', group)}
+
+
+def test_citations_are_found_across_lines_and_in_lists():
+    text = """Source: Eq. (7); theory, "Closed
+        form", "Any spectrum" and "The singular case". By theory "alone". (theory, "Last")"""
+    assert citations(text) == {"Closed form", "Any spectrum", "The singular case", "Last"}
+
+
+def test_the_theory_that_docstrings_cite_is_on_its_page():
+    page = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")
+    headings = set(re.findall(r"^## (.+)$", page, re.MULTILINE))
+    cited = {path.relative_to(ROOT).as_posix(): citations(path.read_text(encoding="utf-8")) for path in SOURCES}
+    assert sum(map(len, cited.values())) > 30
+    assert {name: missing for name, found in cited.items() if (missing := found - headings)} == {}

@@ -12,7 +12,7 @@ import pytest
 import scipy.stats
 
 import noise_equilibrium as ne
-from noise_equilibrium._dynamics._minibatch import draw_without_replacement
+from noise_equilibrium._dynamics._draws import draw_without_replacement
 from noise_equilibrium._noise._sample import noise_weights
 from noise_equilibrium.models import two_layer_linear as linear
 
@@ -175,8 +175,8 @@ def test_a_schedule_has_no_noise_scale(dynamics):
         (lambda: ne.SDE(0.0, 2), "learning_rate is 0.0"),
         (lambda: ne.SDE(0.1, 2, dt=0.0), "dt is 0.0; expected a number > 0"),
         (lambda: ne.GradientFlow(-1.0), "dt is -1.0"),
-        (lambda: ne.SGD(0.1, 0), "batch_size is 0; expected at least 1"),
-        (lambda: ne.SDE(0.1, -2), "batch_size is -2; expected at least 1"),
+        (lambda: ne.SGD(0.1, 0), "batch_size is 0; expected an integer of at least 1"),
+        (lambda: ne.SDE(0.1, -2), "batch_size is -2; expected an integer of at least 1"),
         (lambda: ne.SGD(0.1, 2.0), "batch_size is 2.0; expected an integer of at least 1"),
         (lambda: ne.SGD(0.1, True), "batch_size is True; expected an integer"),
         (lambda: ne.SGD(0.1, "4"), "batch_size is '4'; expected an integer"),

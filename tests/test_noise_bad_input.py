@@ -138,3 +138,46 @@ def test_one_sample_has_no_noise_anywhere():
     assert float(ne.noise_trace(one, PARAMS)) == 0
     assert ne.charge_rates(one, PARAMS, ROTATION).shape == (1, 3, 3)
     assert ne.explain(one, PARAMS, ROTATION).chunk == 1
+
+
+# --- symmetries ------------------------------------------------------------------------------------------------------
+
+PROBLEM = ne.Problem(linear, DATA)
+REDRAWN = ne.Problem(linear, ne.Redrawn(DATA, lambda key, sample: sample))
+OF_ONE_OR_SEVERAL = {
+    "noise_moments": lambda symmetry: ne.noise_moments(PROBLEM, PARAMS, symmetry),
+    "partial_moments": lambda symmetry: ne.partial_moments(PROBLEM, PARAMS, symmetry),
+    "estimate_moments": lambda symmetry: ne.estimate_moments(PROBLEM, PARAMS, symmetry, batches=2),
+    "redrawn_moments": lambda symmetry: ne.redrawn_moments(REDRAWN, PARAMS, symmetry, key=jax.random.key(0)),
+    "explain": lambda symmetry: ne.explain(PROBLEM, PARAMS, symmetry),
+}
+of_one_or_several = pytest.mark.parametrize("name", OF_ONE_OR_SEVERAL)
+
+
+@of_one_or_several
+@pytest.mark.parametrize(
+    ("symmetry", "came"),
+    [
+        (3, "symmetry is 3"),
+        (None, "symmetry is None"),
+        ([], r"symmetry is \[\]"),
+        ((), r"symmetry is \(\)"),
+        ("scaling", "symmetry is 'scaling'"),
+        ([ROTATION, 3], r"symmetry\[1\] is 3"),
+        ([[ROTATION]], r"symmetry\[0\] is \[Symmetry"),
+        (iter([ROTATION]), "symmetry is <list_iter"),
+        (np.eye(24), r"symmetry is array\("),
+    ],
+    ids=["number", "None", "list", "tuple", "word", "number-inside", "nested", "iterator", "array"],
+)
+def test_what_is_no_symmetry_is_refused_alike(name, symmetry, came):
+    with pytest.raises(ValueError, match=rf"^{came}[^;]*; expected a Symmetry, or a sequence of at least one\.$"):
+        OF_ONE_OR_SEVERAL[name](symmetry)
+
+
+@of_one_or_several
+@pytest.mark.parametrize("several", [False, True], ids=["one", "several"])
+def test_a_generator_without_a_spectrum_is_refused_alike(name, several):
+    symmetry = ne.exponential_symmetry(lambda v: v)
+    with pytest.raises(ValueError, match=f"{name} needs the eigenvalues of A, and this A is a function"):
+        OF_ONE_OR_SEVERAL[name]([ROTATION, symmetry] if several else symmetry)

@@ -1,7 +1,5 @@
 """Traces with a generator, charge rates of single samples, and the noise of a minibatch."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,34 +97,3 @@ def test_a_charge_rate_is_an_observable_and_obeys_the_exact_step():
     gaps = np.abs(steps[:, None] - 0.01**2 * run.observed["rates"][:-1]).max(axis=(2, 3))
     assert np.max(np.min(gaps, axis=1)) < 1e-14  # one of the samples explains each step
     assert np.median(gaps) > 1e-6
-
-
-# --- the noise of a minibatch ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("size", "replacement"), [(1, True), (2, True), (2, False), (3, False), (5, False)])
-def test_the_covariance_of_a_minibatch_is_that_of_all_minibatches(size, replacement):
-    gradients = np.concatenate([np.reshape(g, (5, -1)) for g in per_sample_gradients(PROBLEM, PARAMS)], axis=1)
-    batches = itertools.product(range(5), repeat=size) if replacement else itertools.combinations(range(5), size)
-    means = np.stack([gradients[list(batch)].mean(axis=0) for batch in batches])
-    expected = np.cov(means, rowvar=False, bias=True)
-    ours = ne.gradient_covariance(PROBLEM, PARAMS, batch_size=size, replacement=replacement)
-    np.testing.assert_allclose(ours, expected, atol=1e-12 * np.max(np.abs(gradients)) ** 2)
-    trace = ne.noise_trace(PROBLEM, PARAMS, batch_size=size, replacement=replacement)
-    np.testing.assert_allclose(trace, np.trace(expected), atol=1e-12 * np.max(np.abs(gradients)) ** 2)
-
-
-def test_a_sample_of_minibatch_noise_is_scaled():
-    one, batch = (
-        ne.flatten(ne.sample_noise(PROBLEM, PARAMS, jax.random.key(0), **options))[0]
-        for options in ({}, {"batch_size": 2, "replacement": False})
-    )
-    np.testing.assert_allclose(batch, one * np.sqrt(3 / 4 / 2), rtol=1e-13)
-
-
-@pytest.mark.parametrize("ask", [ne.gradient_covariance, ne.noise_trace], ids=["covariance", "trace"])
-def test_batches_that_do_not_fit_are_refused(ask):
-    with pytest.raises(ValueError, match="batch_size is 6 without replacement and the data hold 5 samples"):
-        ask(PROBLEM, PARAMS, batch_size=6, replacement=False)
-    with pytest.raises(ValueError, match="batch_size is 0; expected an integer of at least 1"):
-        ask(PROBLEM, PARAMS, batch_size=0)

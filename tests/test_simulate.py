@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import noise_equilibrium as ne
+from noise_equilibrium._dynamics._draws import draw_batch
 from noise_equilibrium._problem import weighted_gradient
 from noise_equilibrium.models import two_layer_linear as linear
 
@@ -28,7 +29,7 @@ def charge_law_errors(problem, params, dynamics, steps):
     def advance(carry, step):
         params, state, recursion = carry
         key = jax.random.fold_in(jax.random.key(4), step)
-        samples, _ = batches.draw(problem, state, key, step)
+        samples, _ = draw_batch(batches, problem, state, key, step)
         gradient = linear.Params(*weighted_gradient(problem, params, samples, weights))
         after, state = dynamics.step(problem, params, state, key, step)
         gain = rate**2 * CHARGE(gradient)

@@ -66,8 +66,7 @@ def test_the_gap_between_sgd_and_its_sde_is_the_closed_form_and_linear_in_the_ra
     assert np.all(np.abs(result.error["square"]) > 10 * result.standard_error["square"])  # so the gap itself is seen
     (order, spread) = result.order()["mean"]
     slope = np.diff(np.log([np.exp(-TIME) - (1 - rate) ** round(TIME / rate) for rate in RATES])) / np.log(0.5)
-    assert abs(order - slope[0]) < 4 * spread
-    assert 0.9 < slope[0] < 1.2
+    assert abs(order - slope[0]) < 4 * spread < 0.2
     low, high = result.interval(0.9999)["mean"]
     exact = np.array([(1 - rate) ** round(TIME / rate) for rate in RATES]) - np.exp(-TIME)
     assert np.all((low < exact) & (exact < high))
@@ -91,17 +90,18 @@ def test_svag_goes_to_the_sde_as_l_grows():
         )
         assert errors_in_se(result, EXACT["SVAG"](eta, amplification) - EXACT["SDE"](eta))[0] < 4
         results.append(result)
-    gaps = [EXACT["SVAG"](eta, amplification) - EXACT["SDE"](eta) for amplification in amplifications]
-    np.testing.assert_allclose(np.array(gaps) * amplifications, gaps[-1] * amplifications[-1], rtol=0.2)  # ∝ 1/l
     ends = [results[i].interval(0.9999)["square"] for i in (0, -1)]
     assert ends[0][1] < ends[1][0]  # the gap of SGD is outside what SVAG at l = 8 allows
 
 
 @pytest.mark.slow
 def test_the_bias_of_euler_maruyama_is_linear_in_dt():
-    """At fixed η, hence fixed noise, dt ≠ η; means within 4 standard errors of the recursion of Euler–Maruyama."""
+    """At fixed η, hence fixed noise, dt ≠ η; means within 4 standard errors of the recursion of Euler–Maruyama.
+
+    The order in dt is within 4 standard errors of 1, and they are below 1/4: it is neither 0 nor 2.
+    """
     eta, steps = 0.25, (0.25, 0.125, 0.0625)
-    biases = []
+    results = []
     for dt in steps:
         result = ne.weak_error(
             PROBLEM,
@@ -115,11 +115,14 @@ def test_the_bias_of_euler_maruyama_is_linear_in_dt():
             key=KEY,
         )
         assert errors_in_se(result, EXACT["Euler"](eta, dt) - EXACT["SDE"](eta))[0] < 4
-        biases.append(result.error["square"][0] / dt)
-    assert biases[0] < 0  # more than 4 standard errors from 0, by the line above and the next
-    exact = [(EXACT["Euler"](eta, dt) - EXACT["SDE"](eta)) / dt for dt in steps]
-    assert abs(exact[1] / exact[2] - 1) < 0.1  # linear
-    assert abs(biases[1] / biases[2] - exact[1] / exact[2]) < 0.2
+        results.append(result)
+    means, references, errors = (
+        {"square": np.concatenate([getattr(result, name)["square"] for result in results])}
+        for name in ("mean", "reference", "standard_error")
+    )
+    over_dt = ne.WeakError(np.array(steps), means, references, errors, np.zeros(3, int))
+    order, spread = over_dt.order()["square"]
+    assert abs(order - 1) < 4 * spread < 1
 
 
 @pytest.mark.slow

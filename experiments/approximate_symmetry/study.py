@@ -2,7 +2,9 @@
 
 At a stationary state the drift of C = θᵀAθ = u² − w² by ℓ₁ balances that by the noise,
 
-    ζ E[θᵀA∇ℓ₁] = σ² E Tr[ΣA]   (SDE, Eq. 20),        2ζ E[θᵀA∇ℓ₁] = η E[ĝᵀAĝ]   (SGD, exactly; theory, "Approximate").
+    ζ E[θᵀA∇ℓ₁] = σ² E Tr[ΣA]   (SDE, Eq. 20),        2ζ E[θᵀA∇ℓ₁] = η E[ĝᵀAĝ]   (SGD, exactly),
+
+the second by theory, "Approximate symmetry".
 """
 
 from dataclasses import dataclass

@@ -40,7 +40,6 @@ from noise_equilibrium.models.deep_linear import Params, loss
 RATES = (0.005, 0.001)
 RECORDS = 100
 KEPT = 0.5  # of its last singular value, and the product counts as whole
-STARTS = ("aligned", "standard")
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class GradientFlow(AbstractDynamics):
 
     @property
     def time_step(self) -> Any:
-        """Dt."""
+        """dt."""
         return self.dt
 
     def init(self, problem: Problem, params: PyTree) -> PyTree:

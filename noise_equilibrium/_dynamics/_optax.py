@@ -9,10 +9,11 @@ import optax
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .._flow import ChargeLaw
+from .._minibatch import Minibatches, Replacement
 from .._parameters import is_parameter
 from .._problem import Problem, penalised_loss
+from ._draws import draw_batch, first_epoch, require_fit
 from ._dynamics import AbstractDynamics, optax_promotion
-from ._minibatch import Minibatches
 
 
 class Optax(AbstractDynamics):
@@ -43,10 +44,10 @@ class Optax(AbstractDynamics):
 
     optimizer: optax.GradientTransformation
     batch_size: int = eqx.field(static=True)
-    replacement: bool | str = eqx.field(static=True)
+    replacement: Replacement = eqx.field(static=True)
     needs_key: ClassVar[bool] = True
 
-    def __init__(self, optimizer: optax.GradientTransformation, batch_size: int, replacement: bool | str = True):
+    def __init__(self, optimizer: optax.GradientTransformation, batch_size: int, replacement: Replacement = True):
         if not isinstance(optimizer, optax.GradientTransformation):
             raise ValueError(f"optimizer is {optimizer!r}; expected one of optax, such as optax.adam(η).")
         self.optimizer = optimizer
@@ -69,7 +70,7 @@ class Optax(AbstractDynamics):
 
     def check(self, problem: Problem) -> None:
         """Raise a ValueError if the batch does not fit the data."""
-        self.batches.check(problem)
+        require_fit(self.batches, problem)
 
     def charge_law(self, problem: Problem) -> ChargeLaw:
         """Raises a ValueError: momentum and adaptive steps have no law of the charge alone."""
@@ -84,14 +85,14 @@ class Optax(AbstractDynamics):
         """The state of the optimiser, and the permutation of the epoch, if there are epochs."""
         with optax_promotion():
             state = self.optimizer.init(eqx.filter(params, is_parameter))
-        return jax.tree_util.tree_map(jnp.asarray, state), self.batches.init(problem)
+        return jax.tree_util.tree_map(jnp.asarray, state), first_epoch(self.batches, problem)
 
     def step(
         self, problem: Problem, params: PyTree, state: PyTree, key: PRNGKeyArray, step: Any
     ) -> tuple[PyTree, PyTree]:
         """One update on the next minibatch."""
         before, permutation = state
-        samples, permutation = self.batches.draw(problem, permutation, key, step)
+        samples, permutation = draw_batch(self.batches, problem, permutation, key, step)
         trained, rest = eqx.partition(params, is_parameter)
 
         def loss(trained: PyTree) -> Any:

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .._flow import ChargeLaw
+from .._minibatch import as_batch_size
 from .._noise import noise_weights
 from .._numbers import cast
 from .._parameters import split, widest_dtype
 from .._problem import Problem
 from ._dynamics import AbstractDynamics, as_rate, constant_rate, descend, rate_at
-from ._minibatch import as_batch_size
 
 
 class SDE(AbstractDynamics):

@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import lineax
 from jaxtyping import Array, Float, PyTree
 
-from .._noise import noise_moments
+from .._noise import noise_trace
 from .._numbers import cast
 from .._parameters import is_parameter, split, widest_dtype
 from .._problem import Problem, weighted_gradient
-from .._symmetry import scaling
 from ._sde import SDE
 
 
@@ -64,7 +63,7 @@ def sde_terms(
     def drift(t: Any, y: PyTree, args: Any) -> PyTree:
         slope = gradient(y, jnp.full((count,), 1 / count, dtype))
         if stratonovich:
-            bend = jax.grad(lambda y: _noise_trace(problem, eqx.combine(y, rest)))(y)
+            bend = jax.grad(lambda y: noise_trace(problem, eqx.combine(y, rest)))(y)
             slope = jax.tree_util.tree_map(lambda g, b: g + cast(noise_scale, b) / 2 * b, slope, bend)
         return jax.tree_util.tree_map(lambda g, array: -g - 2 * cast(problem.weight_decay, array) * array, slope, y)
 
@@ -76,8 +75,3 @@ def sde_terms(
         return lineax.FunctionLinearOperator(product, jax.ShapeDtypeStruct((count,), dtype))
 
     return diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(diffusion, path))
-
-
-def _noise_trace(problem: Problem, params: PyTree) -> Float[Array, ""]:
-    """Tr Σ(θ), the noise moment of scaling all parameters."""
-    return noise_moments(problem, params, scaling()).noise_plus

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .._flow import ChargeLaw
+from .._minibatch import Minibatches, Replacement
 from .._numbers import require
 from .._parameters import split, widest_dtype
 from .._problem import Problem
+from ._draws import draw_batch, first_epoch, noise_ratio, require_fit
 from ._dynamics import AbstractDynamics, as_rate, constant_rate, descend, rate_at
-from ._minibatch import Minibatches
 
 
 class SGD(AbstractDynamics):
@@ -36,11 +37,11 @@ class SGD(AbstractDynamics):
 
     learning_rate: Any
     batch_size: int = eqx.field(static=True)
-    replacement: bool | str = eqx.field(static=True)
+    replacement: Replacement = eqx.field(static=True)
     needs_key: ClassVar[bool] = True
     is_discrete: ClassVar[bool] = True
 
-    def __init__(self, learning_rate: Any, batch_size: int, replacement: bool | str = True):
+    def __init__(self, learning_rate: Any, batch_size: int, replacement: Replacement = True):
         self.learning_rate = as_rate(learning_rate, "learning_rate")
         batches = Minibatches(batch_size, replacement)
         self.batch_size, self.replacement = batches.size, batches.replacement
@@ -61,7 +62,7 @@ class SGD(AbstractDynamics):
 
     def check(self, problem: Problem) -> None:
         """Raise a ValueError if the batch does not fit the data."""
-        self.batches.check(problem)
+        require_fit(self.batches, problem)
 
     def charge_law(self, problem: Problem) -> ChargeLaw:
         """The law of one step divided by η, Appendix D; Σ_S = Σ/S, times (N−S)/(N−1) without replacement.
@@ -69,7 +70,7 @@ class SGD(AbstractDynamics):
         Exact for batches that are independent of the parameters; for shuffled epochs the leading order in η.
         """
         return discrete_law(
-            problem, constant_rate(self.learning_rate, "the discrete law"), self.batches.variance(problem)
+            problem, constant_rate(self.learning_rate, "the discrete law"), noise_ratio(self.batches, problem)
         )
 
     @property
@@ -79,14 +80,14 @@ class SGD(AbstractDynamics):
 
     def init(self, problem: Problem, params: PyTree) -> PyTree:
         """The permutation of the epoch, if there are epochs."""
-        return self.batches.init(problem)
+        return first_epoch(self.batches, problem)
 
     def step(
         self, problem: Problem, params: PyTree, state: PyTree, key: PRNGKeyArray, step: Any
     ) -> tuple[PyTree, PyTree]:
         """One step on the next minibatch."""
         rate = self.step_size(step)
-        samples, state = self.batches.draw(problem, state, key, step)
+        samples, state = draw_batch(self.batches, problem, state, key, step)
         return descend(problem, params, samples, equal_weights(params, rate, self.batch_size), rate), state
 
 
@@ -157,6 +158,6 @@ def discrete_law(problem: Problem, rate: Any, noise: Any) -> ChargeLaw:
 
 
 def equal_weights(params: PyTree, total: Any, n: int):
-    """N equal weights that add up to `total`, in the dtype of the parameters."""
+    """n equal weights that add up to `total`, in the dtype of the parameters."""
     arrays, _ = split(params)
     return jnp.broadcast_to(jnp.asarray(total).astype(widest_dtype(arrays)) / n, (n,))

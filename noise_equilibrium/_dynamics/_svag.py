@@ -9,11 +9,12 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .._flow import ChargeLaw
+from .._minibatch import Minibatches, Replacement
 from .._numbers import as_number, cast, require, require_scalar
 from .._parameters import split, widest_dtype
 from .._problem import Problem
+from ._draws import draw_batch, first_epoch, noise_ratio, require_fit
 from ._dynamics import AbstractDynamics, as_rate, constant_rate, descend, rate_at
-from ._minibatch import Minibatches
 from ._sgd import discrete_law
 
 
@@ -41,11 +42,11 @@ class SVAG(AbstractDynamics):
     learning_rate: Any
     batch_size: int = eqx.field(static=True)
     l: Any  # noqa: E741
-    replacement: bool | str = eqx.field(static=True)
+    replacement: Replacement = eqx.field(static=True)
     needs_key: ClassVar[bool] = True
     is_discrete: ClassVar[bool] = True
 
-    def __init__(self, learning_rate: Any, batch_size: int, l: Any, replacement: bool | str = True):  # noqa: E741
+    def __init__(self, learning_rate: Any, batch_size: int, l: Any, replacement: Replacement = True):  # noqa: E741
         self.learning_rate = as_rate(learning_rate, "learning_rate")
         batches = Minibatches(batch_size, replacement)
         self.batch_size, self.replacement = batches.size, batches.replacement
@@ -71,12 +72,12 @@ class SVAG(AbstractDynamics):
     def check(self, problem: Problem) -> None:
         """Raise a ValueError if a batch does not fit the data, or if l is not one number."""
         require_scalar(self.l, "l")
-        self.batches.check(problem)
+        require_fit(self.batches, problem)
 
     def charge_law(self, problem: Problem) -> ChargeLaw:
         """The law of one step divided by η/l, Appendix D with E[ĝĝᵀ] = lΣ_S + ḡḡᵀ; l → ∞ is that of the SDE."""
         rate = constant_rate(self.learning_rate, "the discrete law") / self.l
-        return discrete_law(problem, rate, self.batches.variance(problem) * self.l)
+        return discrete_law(problem, rate, noise_ratio(self.batches, problem) * self.l)
 
     @property
     def time_step(self) -> Any:
@@ -87,14 +88,14 @@ class SVAG(AbstractDynamics):
 
     def init(self, problem: Problem, params: PyTree) -> PyTree:
         """The permutations of the epochs, if there are epochs."""
-        return self.batches.init(problem), self.batches.init(problem)
+        return first_epoch(self.batches, problem), first_epoch(self.batches, problem)
 
     def step(
         self, problem: Problem, params: PyTree, state: PyTree, key: PRNGKeyArray, step: Any
     ) -> tuple[PyTree, PyTree]:
         """One step on the next two minibatches, by one backward pass over both; the first is that of SGD."""
-        first, first_state = self.batches.draw(problem, state[0], key, step)
-        second, second_state = self.batches.draw(problem, state[1], jax.random.fold_in(key, 1), step)
+        first, first_state = draw_batch(self.batches, problem, state[0], key, step)
+        second, second_state = draw_batch(self.batches, problem, state[1], jax.random.fold_in(key, 1), step)
         samples = jax.tree_util.tree_map(lambda a, b: jnp.concatenate([a, b]), first, second)
         arrays, _ = split(params)
         one = jnp.ones((), widest_dtype(arrays))

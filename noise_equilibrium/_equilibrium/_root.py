@@ -92,7 +92,7 @@ def _imbalance(element: Array, arguments: tuple[Array, Array, Array]) -> Float[A
 
 
 def _log_sum(sizes: Array, values: Array, element: Array) -> Float[Array, ""]:
-    """Ln Σ |μ_i| v_i e^{λ|μ_i|}: a sum of products, whose largest is 1, after the largest exponent is taken out."""
+    """ln Σ |μ_i| v_i e^{λ|μ_i|}: a sum of products, whose largest is 1, after the largest exponent is taken out."""
     exponents = element * sizes
     present = (sizes > 0) & (values > 0)
     logs = jnp.log(jnp.where(present, sizes, 1)) + jnp.log(jnp.where(present, values, 1))

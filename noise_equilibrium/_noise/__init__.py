@@ -5,7 +5,6 @@ takes their Grams in one pass over the data; the other modules are what is made 
 """
 
 from ._abstract import AbstractMoments
-from ._batch import batch_factor
 from ._explain import Explanation, LegPath, explain
 from ._moments import Moments, bound_moments, noise_moments
 from ._partial import MomentEstimate, PartialMoments, combine_moments, estimate_moments, partial_moments
@@ -24,7 +23,6 @@ __all__ = [
     "PartialMoments",
     "RedrawnMoments",
     "SpectralMoments",
-    "batch_factor",
     "bound_moments",
     "charge_rates",
     "combine_moments",

@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 
 from .._parameters import accumulation_dtype, split
 from .._problem import Problem
-from .._symmetry import AbstractSymmetry, BoundSymmetry, bind
+from .._symmetry import AbstractSymmetry, BoundSymmetry, bind_each
 from .._symmetry._leg import BoundLeg
 from ._chunks import samples_in
 from ._gradients import gram
@@ -107,9 +107,7 @@ def explain(problem: Problem, params: PyTree, symmetry: AbstractSymmetry | Seque
         [("params['u']", 'tapped', 'sin'), ("params['w']", 'factors', None)]
     """
     problem.require_finite("explain")
-    bound = [bind(one, params) for one in ([symmetry] if isinstance(symmetry, AbstractSymmetry) else symmetry)]
-    if not bound:
-        raise ValueError("symmetry is an empty sequence; expected at least one.")
+    bound = bind_each(symmetry, params, "explain").each
     arrays, rebuild = split(params)
     wanted = [(leg, one) for one in bound if isinstance(one, BoundSymmetry) for leg in one.legs]
     count, size = problem.num_samples, sum(array.size for array in arrays)
@@ -125,11 +123,12 @@ def explain(problem: Problem, params: PyTree, symmetry: AbstractSymmetry | Seque
         flops += _flops(lambda a, z: jax.vmap(lambda one: made.tapped.derivatives(a, one))(z), arrays, data)
         flops += sum(path.flops for path in paths) + _flops_of_means(made)
         chunk, held = made.most, made.memory
+        made.silence.warn()
     matrices = [one for one in bound if not isinstance(one, BoundSymmetry)]
     if matrices:
         dtype = accumulation_dtype(arrays)
         most = samples_in(4 * size * dtype.itemsize, count)
-        products = 0 if matrices[0].powers is None else 2 * size**2
+        products = 2 * size**2
         full = LegPath("params", "full", 0, 1, None, float(count * products), most * size * dtype.itemsize)
         legs += [full] * len(matrices)
         flops += gradient_flops + len(matrices) * count * products

@@ -18,10 +18,19 @@ from .._double import in_double
 from .._numbers import cast, jit
 from .._parameters import accumulation_dtype, split
 from .._problem import Problem
-from .._symmetry import AbstractSymmetry, Bound, BoundExponential, BoundSymmetry, ExponentialSymmetry, Symmetry, bind
+from .._symmetry import (
+    AbstractSymmetry,
+    Bound,
+    BoundExponential,
+    BoundSymmetry,
+    ExponentialSymmetry,
+    Symmetry,
+    bind_each,
+)
 from ._abstract import AbstractMoments
 from ._finite import require_finite_gradients
 from ._pass import gradient_grams
+from ._silence import Silence
 from ._spectral import SpectralMoments, spectral_moments, squares
 
 
@@ -84,7 +93,12 @@ def noise_moments(
 
     Raises:
         ValueError: on a population; if the loss is not a real scalar, or not finite for some sample, which is named
-            (outside `jit` and `vmap`, where numbers are known); if a leg does not fit params.
+            (outside `jit` and `vmap`, where numbers are known); for a matrix-free generator; if a leg does not fit
+            params.
+
+    Warns:
+        UserWarning: if the loss does not depend on the sample, or not on a parameter of a leg: there is no noise then.
+            At every call; of a program inside `jit`, when it is traced.
 
     Not checked: that the loss has the symmetry; that it treats samples independently.
 
@@ -99,23 +113,27 @@ def noise_moments(
         (9.0, 4.0)
     """
     problem.require_finite("noise_moments")
-    several = not isinstance(symmetry, AbstractSymmetry)
-    if several and (not isinstance(symmetry, Sequence) or not symmetry):
-        raise ValueError(f"symmetry is {symmetry!r}; expected a Symmetry, or a sequence of at least one.")
-    symmetries = list(symmetry) if several else [symmetry]
-    for one in symmetries:
-        if isinstance(one, ExponentialSymmetry):
-            one.require_matrix("noise_moments")
-    moments = bound_moments(problem, params, tuple(bind(one, params) for one in symmetries))
+    bound = bind_each(symmetry, params, "noise_moments")
+    moments, silence = measured_moments(problem, params, bound.each)
     require_finite_gradients(problem, params, moments)
-    return moments if several else moments[0]
+    silence.warn()
+    return bound.as_given(moments)
 
 
-@jit
 def bound_moments(
     problem: Problem, params: PyTree, symmetries: tuple[Bound, ...], double: bool = False
 ) -> tuple[AbstractMoments, ...]:
-    """`noise_moments` of symmetries that know their parameters; compiled once per problem, shapes and legs.
+    """`noise_moments` of symmetries that know their parameters, for use in programs: finite or not."""
+    moments, silence = measured_moments(problem, params, symmetries, double)
+    silence.warn()
+    return moments
+
+
+@jit
+def measured_moments(
+    problem: Problem, params: PyTree, symmetries: tuple[Bound, ...], double: bool = False
+) -> tuple[tuple[AbstractMoments, ...], Silence]:
+    """The moments, and what the loss does not depend on; compiled once per problem, shapes and legs.
 
     Args:
         problem: a finite problem.
@@ -123,22 +141,23 @@ def bound_moments(
         symmetries: of these parameters.
         double: whether the Grams of matrix symmetries are summed, and kept, in double precision.
     """
-    return moments_and_mean(problem, params, symmetries, double)[0]
+    moments, _, silence = moments_and_mean(problem, params, symmetries, double)
+    return moments, silence
 
 
 @jit
 def moments_and_mean(
     problem: Problem, params: PyTree, symmetries: tuple[Bound, ...], double: bool = False
-) -> tuple[tuple[AbstractMoments, ...], list[Array]]:
+) -> tuple[tuple[AbstractMoments, ...], list[Array], Silence]:
     """The same, and ḡ, one array per parameter; zero where no symmetry acts."""
     of_legs = [symmetry for symmetry in symmetries if isinstance(symmetry, BoundSymmetry)]
     of_matrices = [symmetry for symmetry in symmetries if isinstance(symmetry, BoundExponential)]
     with jax.default_matmul_precision("highest"):
-        leg_moments, mean = _leg_moments(problem, params, of_legs, double) if of_legs else ([], [])
+        leg_moments, mean, silence = _leg_moments(problem, params, of_legs, double) if of_legs else ([], [], Silence())
         matrix_moments, full_mean = spectral_moments(problem, params, of_matrices) if of_matrices else ([], mean)
     legs, matrices = iter(leg_moments), iter(matrix_moments)
     moments = [next(legs if isinstance(symmetry, BoundSymmetry) else matrices) for symmetry in symmetries]
-    return tuple(moments), full_mean
+    return tuple(moments), full_mean, silence
 
 
 def of_gradient(symmetry: Bound, arrays: Sequence[Array]) -> Any:
@@ -151,11 +170,11 @@ def of_gradient(symmetry: Bound, arrays: Sequence[Array]) -> Any:
 
 def _leg_moments(
     problem: Problem, params: PyTree, symmetries: Sequence[BoundSymmetry], double: bool
-) -> tuple[list[Moments], list[Array]]:
+) -> tuple[list[Moments], list[Array], Silence]:
     arrays, _ = split(params)
     wanted = [(leg, symmetry) for symmetry in symmetries for leg in symmetry.legs]
     dtype = accumulation_dtype([arrays[leg.index] for leg, _ in wanted])
-    seconds, means = gradient_grams(problem, params, wanted, dtype, double)
+    seconds, means, silence = gradient_grams(problem, params, wanted, dtype, double)
     values = iter(seconds)
     moments = []
     for symmetry in symmetries:
@@ -165,7 +184,7 @@ def _leg_moments(
         function = partial(_moments, symmetry, problem.num_samples == 1)
         precise = double and symmetry.algebra.rank == 2
         moments.append(in_double(function, *parts, keep=True) if precise else function(*parts))
-    return moments, means
+    return moments, means, silence
 
 
 def _moments(

@@ -13,10 +13,11 @@ from jaxtyping import Array, Float, PyTree
 
 from .._numbers import jit
 from .._problem import Problem
-from .._symmetry import AbstractSymmetry, Bound, BoundExponential, bind
+from .._symmetry import AbstractSymmetry, Bound, BoundExponential, BoundSymmetries, bind_each
 from ._abstract import AbstractMoments
 from ._finite import require_finite_gradients
 from ._moments import moments_and_mean, of_gradient
+from ._silence import Silence
 
 
 class PartialMoments(eqx.Module):
@@ -32,8 +33,7 @@ class PartialMoments(eqx.Module):
     parts: tuple[AbstractMoments, ...]
     gradient: list[Array]
     count: Array
-    symmetries: tuple[Bound, ...]
-    several: bool = eqx.field(static=True)
+    symmetries: BoundSymmetries
 
     def __add__(self, other: Any) -> "PartialMoments":
         if isinstance(other, int) and other == 0:  # what `sum` starts from
@@ -65,7 +65,7 @@ class PartialMoments(eqx.Module):
         if unbiased and not isinstance(self.count, jax.core.Tracer) and int(self.count) < 2:
             raise ValueError("an unbiased estimate needs at least 2 samples, and this part holds 1.")
         parts = tuple(_unbiased(part, self.count) for part in self.parts) if unbiased else self.parts
-        return parts if self.several else parts[0]
+        return self.symmetries.as_given(parts)
 
 
 class MomentEstimate(eqx.Module):
@@ -117,13 +117,15 @@ def partial_moments(
         34.666...
     """
     problem.require_finite("partial_moments")
-    several = not isinstance(symmetry, AbstractSymmetry)
-    symmetries = tuple(bind(one, params) for one in (symmetry if several else [symmetry]))
-    if not symmetries:
-        raise ValueError("symmetry is an empty sequence; expected at least one.")
-    parts, gradient = moments_and_mean(problem, params, symmetries)
+    part, silence = _measured_part(problem, params, bind_each(symmetry, params, "partial_moments"))
+    silence.warn()
+    return part
+
+
+def _measured_part(problem: Problem, params: PyTree, symmetries: BoundSymmetries) -> tuple[PartialMoments, Silence]:
+    parts, gradient, silence = moments_and_mean(problem, params, symmetries.each)
     require_finite_gradients(problem, params, parts)
-    return PartialMoments(parts, gradient, jnp.asarray(problem.num_samples), symmetries, several)
+    return PartialMoments(parts, gradient, jnp.asarray(problem.num_samples), symmetries), silence
 
 
 def estimate_moments(
@@ -153,15 +155,20 @@ def estimate_moments(
     count = problem.num_samples
     if not hasattr(batches, "__index__") or not 2 <= batches <= count:
         raise ValueError(f"batches is {batches} and there are {count} samples; expected from 2 to that many batches.")
+    bound = bind_each(symmetry, params, "estimate_moments")
     edges = [count * b // batches for b in range(batches + 1)]
-    parts = [
-        partial_moments(
-            Problem(problem.loss, jax.tree_util.tree_map(lambda leaf, a=a, b=b: leaf[a:b], problem.data)),
-            params,
-            symmetry,
-        )
-        for a, b in itertools.pairwise(edges)
-    ]
+    parts, silences = zip(
+        *(
+            _measured_part(
+                Problem(problem.loss, jax.tree_util.tree_map(lambda leaf, a=a, b=b: leaf[a:b], problem.data)),
+                params,
+                bound,
+            )
+            for a, b in itertools.pairwise(edges)
+        ),
+        strict=True,
+    )
+    silences[0].warn()  # one loss, and so the same for all
     return combine_moments(parts)
 
 
@@ -185,16 +192,17 @@ def combine_moments(parts: Sequence[PartialMoments]) -> MomentEstimate:
             "same params and symmetry on different samples."
         )
     stacked = jax.tree_util.tree_map(lambda *leaves: jnp.stack(leaves), *[_numbers(part) for part in parts])
-    value, error, count = _jackknife(stacked, parts[0].parts, parts[0].symmetries)
-    several = parts[0].several
-    return MomentEstimate(value if several else value[0], error if several else error[0], count, len(parts))
+    symmetries = parts[0].symmetries
+    value, error, count = _jackknife(stacked, parts[0].parts, symmetries.each)
+    return MomentEstimate(symmetries.as_given(value), symmetries.as_given(error), count, len(parts))
 
 
 def _alike(first: PartialMoments, second: PartialMoments) -> bool:
     """Whether two parts have the same structure, shapes and weights, where those are known."""
-    if first.several != second.several or len(first.symmetries) != len(second.symmetries):
+    mine, others = first.symmetries, second.symmetries
+    if mine.several != others.several or len(mine.each) != len(others.each):
         return False
-    for one, two in zip(first.symmetries, second.symmetries, strict=True):
+    for one, two in zip(mine.each, others.each, strict=True):
         if not isinstance(one, BoundExponential) and one != two:
             return False
     ours, theirs = ([part.weight for part in side.parts] for side in (first, second))
@@ -218,13 +226,13 @@ def _together(first: PartialMoments, second: PartialMoments) -> PartialMoments:
     step = [b - a for a, b in zip(first.gradient, second.gradient, strict=True)]
     gradient = [a + share.astype(a.dtype) * d for a, d in zip(first.gradient, step, strict=True)]
     parts = []
-    for a, b, symmetry in zip(first.parts, second.parts, first.symmetries, strict=True):
+    for a, b, symmetry in zip(first.parts, second.parts, first.symmetries.each, strict=True):
         between = of_gradient(symmetry, step)
         noise = jax.tree_util.tree_map(
             lambda x, y, z: _lerp(x, y, share) + (share * (1 - share)).astype(z.dtype) * z, a.noise, b.noise, between
         )
         parts.append(_with(a, noise, of_gradient(symmetry, gradient)))
-    return PartialMoments(tuple(parts), gradient, count, first.symmetries, first.several)
+    return PartialMoments(tuple(parts), gradient, count, first.symmetries)
 
 
 @jit

@@ -1,7 +1,6 @@
 """One pass over the data: the Grams of per-sample gradients, and the mean gradient, in chunks of bounded memory."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from ._gradients import gram
 from ._memory import ESCAPED, FIXED, SAMPLE, bytes_per_sample
 from ._parts import LeafForm, Wanted, form_for, leaf_form
 from ._program import TappedLoss, tap
+from ._silence import Silence
 
 
 class Plan(NamedTuple):
@@ -40,6 +40,13 @@ class Plan(NamedTuple):
     most: int
     memory: int
 
+    @property
+    def silence(self) -> Silence:
+        """What the loss does not depend on, of what the legs want."""
+        return Silence(
+            self.tapped.varies, tuple(sorted({leg.name for leg, _ in self.wanted if leg.index not in self.forms}))
+        )
+
     def factors(self, arrays: Sequence[Array], samples: PyTree) -> dict[int, list[list[Array]]]:
         """The factors of the gradients of n samples, for each parameter."""
         pairs, slots = jax.vmap(lambda sample: self.tapped.derivatives(arrays, sample))(samples)
@@ -53,31 +60,16 @@ def plan(problem: Problem, params: PyTree, wanted: Wanted, dtype: jnp.dtype) -> 
     tapped = tap(problem, params, leaves)
     forms = {leaf: leaf_form(tapped, leaf, arrays[leaf].shape, wanted) for leaf in leaves}
     used = {leaf: form for leaf, form in forms.items() if form.parts}
-    _note(tapped, sorted({leg.name for leg, _ in wanted if leg.index not in used}))
     count = problem.num_samples
     activations, extra = _bytes(tapped, used, wanted, arrays, count, dtype)
     most = samples_in(extra, count, activations)
     return Plan(tapped, used, wanted, dtype, count, most, most * (activations + extra))
 
 
-def _note(tapped: TappedLoss, ignored: list[str]) -> None:
-    """Say where there can be no noise: it is no error, and seldom what was meant."""
-    if not tapped.varies:
-        warnings.warn(
-            "the loss does not depend on the sample, so it has no gradient noise; a loss of all data at once looks so "
-            "(expected loss(params, sample) of one sample).",
-            stacklevel=2,
-        )
-    elif ignored:
-        warnings.warn(
-            f"the loss does not depend on {', '.join(ignored)}, so there is no gradient noise there.", stacklevel=2
-        )
-
-
 def gradient_grams(
     problem: Problem, params: PyTree, wanted: Wanted, dtype: jnp.dtype, double: bool = False
-) -> tuple[list[Any], list[Array]]:
-    """E[gram(g)] for each wanted leg, and for each parameter ḡ, zero where no leg wants it.
+) -> tuple[list[Any], list[Array], Silence]:
+    """E[gram(g)] for each wanted leg; for each parameter ḡ, zero where no leg wants it; what the loss does not know.
 
     Args:
         problem: a finite problem.
@@ -87,7 +79,8 @@ def gradient_grams(
         double: whether Grams of matrix symmetries are summed and returned in double precision.
 
     Returns:
-        Grams of the internal shape, with the block axis in front, and mean gradients shaped like the parameters.
+        Grams of the internal shape, with the block axis in front; mean gradients shaped like the parameters; and what
+        the loss does not depend on.
     """
     arrays, _ = split(params)
     made = plan(problem, params, wanted, dtype)
@@ -113,7 +106,7 @@ def gradient_grams(
         for place, (leg, symmetry) in enumerate(wanted)
     ]
     means = [gradients[i] / count if i in gradients else jnp.zeros(a.shape, dtype) for i, a in enumerate(arrays)]
-    return seconds, means
+    return seconds, means, made.silence
 
 
 def _bytes(

@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from .._minibatch import Minibatches, Replacement
 from .._numbers import Traced, cast
 from .._population import Redrawn
 from .._problem import Problem
-from .._symmetry import AbstractSymmetry
+from .._symmetry import AbstractSymmetry, bind_each
 from ._abstract import AbstractMoments
-from ._batch import batch_factor
-from ._moments import noise_moments
+from ._finite import require_finite_gradients
+from ._moments import measured_moments
 
 
 class RedrawnMoments(eqx.Module):
@@ -35,20 +36,23 @@ class RedrawnMoments(eqx.Module):
     within: Any
     num_samples: int = eqx.field(static=True)
 
-    def of_batch(self, batch_size: int, replacement: bool = True) -> Any:
+    def of_batch(self, batch_size: int, replacement: Replacement = True) -> Any:
         """The moments whose noise is that of a minibatch gradient.
 
         Args:
             batch_size: S ≥ 1.
-            replacement: whether the samples of a batch are independent draws; a Stream has no other.
+            replacement: how the samples of a batch are chosen. True: independent draws. False: no sample twice in a
+                batch, which lessens the part between alone. "epoch": the same, for a batch of a shuffled epoch taken by
+                itself.
 
         Raises:
-            ValueError: for a batch that does not fit the data.
+            ValueError: for a batch that does not fit the data, or another word.
         """
-        choice = batch_factor(self.num_samples, batch_size, replacement)
+        batches = Minibatches(batch_size, replacement)
+        choice = batches.noise_ratio(self.num_samples)
 
         def noise(between: Array, within: Array) -> Array:
-            return cast(choice, between) * between + cast(1 / batch_size, within) * within
+            return cast(choice, between) * between + cast(1 / batches.size, within) * within
 
         def one(between: AbstractMoments, within: AbstractMoments) -> AbstractMoments:
             total = jax.tree_util.tree_map(noise, between.noise, within.noise)
@@ -103,15 +107,16 @@ def redrawn_moments(
         )
     if not hasattr(redraws, "__index__") or redraws < 2:
         raise ValueError(f"redraws is {redraws}; expected an integer of at least 2.")
+    bound = bind_each(symmetry, params, "redrawn_moments")
     count = problem.data.num_samples
     sampled = problem.sampled(key, count * redraws)  # redraw r of sample i at place r·N + i
     groups = jax.tree_util.tree_map(
         lambda leaf: jnp.swapaxes(leaf.reshape(redraws, count, *leaf.shape[1:]), 0, 1), sampled.data
     )
-    several = not isinstance(symmetry, AbstractSymmetry)
-    symmetries = list(symmetry) if several else [symmetry]
-    total = noise_moments(sampled, params, symmetries)
-    grouped = noise_moments(Problem(_MeanLoss(problem.loss), groups), params, symmetries)
+    total, silence = measured_moments(sampled, params, bound.each)
+    require_finite_gradients(sampled, params, total)
+    silence.warn()
+    grouped, _ = measured_moments(Problem(_MeanLoss(problem.loss), groups), params, bound.each)
     between, within = [], []
     for all_of_them, of_groups in zip(total, grouped, strict=True):
         redrawing = jax.tree_util.tree_map(
@@ -120,6 +125,4 @@ def redrawn_moments(
         choice = jax.tree_util.tree_map(lambda b, w: b - w * ((1 - 1 / count) / redraws), of_groups.noise, redrawing)
         between.append(eqx.tree_at(lambda m: m.noise, all_of_them, choice))
         within.append(eqx.tree_at(lambda m: m.noise, all_of_them, redrawing))
-    if several:
-        return RedrawnMoments(tuple(between), tuple(within), count)
-    return RedrawnMoments(between[0], within[0], count)
+    return RedrawnMoments(bound.as_given(between), bound.as_given(within), count)

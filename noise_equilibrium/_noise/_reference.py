@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from .._minibatch import Minibatches, Replacement
 from .._numbers import cast, jit
 from .._parameters import flatten, split
 from .._problem import Problem
 from .._symmetry import Symmetry
-from ._batch import batch_factor
 from ._finite import require_finite_gradients
 from ._moments import Moments
 
@@ -21,7 +21,7 @@ def per_sample_gradients(problem: Problem, params: PyTree) -> list[Array]:
 
 
 def gradient_covariance(
-    problem: Problem, params: PyTree, *, batch_size: int = 1, replacement: bool = True
+    problem: Problem, params: PyTree, *, batch_size: int = 1, replacement: Replacement = True
 ) -> Float[Array, "P P"]:
     """Σ(θ) = (1/N) Σ_i g_i g_iᵀ − ḡ ḡᵀ, the dense gradient-noise covariance of the data loss.
 
@@ -31,7 +31,8 @@ def gradient_covariance(
         problem: a finite problem of N samples; its weight decay plays no part.
         params: the parameters, any pytree of P numbers.
         batch_size: S; the covariance is that of a minibatch gradient, Σ/S.
-        replacement: whether the samples of a batch are independent draws; if not, Σ/S × (N − S)/(N − 1).
+        replacement: how the samples of a batch are chosen. True: independent draws. False: no sample twice in a batch,
+            Σ/S × (N − S)/(N − 1). "epoch": the same, for a batch of a shuffled epoch taken by itself.
 
     Returns:
         The covariance; rows and columns in the order of `flatten`.
@@ -47,7 +48,7 @@ def gradient_covariance(
         [[1.0, 0.0], [0.0, 0.0]]
     """
     problem.require_finite("gradient_covariance")
-    factor = batch_factor(problem.num_samples, batch_size, replacement)
+    factor = Minibatches(batch_size, replacement).noise_ratio(problem.num_samples)
     covariance = _gradient_covariance(problem, params)
     require_finite_gradients(problem, params, covariance)
     return covariance if factor == 1 else cast(factor, covariance) * covariance

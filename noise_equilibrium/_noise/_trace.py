@@ -1,20 +1,19 @@
 """Traces of the gradient noise with a generator, and the charge rate of every sample, without forming Σ."""
 
-import warnings
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from .._minibatch import Minibatches, Replacement
 from .._numbers import cast, jit
 from .._parameters import accumulation_dtype, flatten, split
 from .._problem import Problem
 from .._symmetry import AbstractSymmetry, Bound, BoundExponential, BoundSymmetry, bind, scaling
-from ._batch import batch_factor
 from ._chunks import map_over_samples, samples_in
 from ._finite import require_finite_gradients
-from ._moments import bound_moments
+from ._moments import measured_moments
 from ._pass import plan
+from ._silence import Silence
 
 
 def noise_trace(
@@ -23,7 +22,7 @@ def noise_trace(
     symmetry: AbstractSymmetry | None = None,
     *,
     batch_size: int = 1,
-    replacement: bool = True,
+    replacement: Replacement = True,
 ) -> Array:
     """Tr[ΣA], what the noise does to a charge, or Tr Σ: exactly, and without forming Σ.
 
@@ -34,7 +33,8 @@ def noise_trace(
         params: the parameters, any pytree.
         symmetry: any symmetry, of a matrix-free generator too; Tr Σ over all parameters if there is none.
         batch_size: S; Σ is that of a minibatch gradient, Σ/S.
-        replacement: whether the samples of a batch are independent draws; if not, Σ/S × (N − S)/(N − 1).
+        replacement: how the samples of a batch are chosen. True: independent draws. False: no sample twice in a batch,
+            Σ/S × (N − S)/(N − 1). "epoch": the same, for a batch of a shuffled epoch taken by itself.
 
     Returns:
         A scalar, or an array of the charge's shape.
@@ -52,14 +52,12 @@ def noise_trace(
         (1.0, 0.5)
     """
     problem.require_finite("noise_trace")
-    factor = batch_factor(problem.num_samples, batch_size, replacement)
-    with warnings.catch_warnings():
-        if symmetry is None:  # all parameters are meant, those without noise too
-            warnings.filterwarnings("ignore", message="the loss does not depend on params", category=UserWarning)
-        bound = bind(scaling() if symmetry is None else symmetry, params)
-        (moments,) = bound_moments(problem, params, (bound,))
+    factor = Minibatches(batch_size, replacement).noise_ratio(problem.num_samples)
+    bound = bind(scaling() if symmetry is None else symmetry, params)
+    (moments,), silence = measured_moments(problem, params, (bound,))
     trace = moments.noise_plus - moments.noise_minus
     require_finite_gradients(problem, params, trace)
+    silence.warn(of_parameters=symmetry is not None)
     return cast(factor, trace) * trace
 
 
@@ -83,18 +81,20 @@ def charge_rates(problem: Problem, params: PyTree, symmetry: AbstractSymmetry) -
     Source: theory, "Discrete time"; Appendix D.
     """
     problem.require_finite("charge_rates")
-    return _charge_rates(problem, params, bind(symmetry, params))
+    rates, silence = _charge_rates(problem, params, bind(symmetry, params))
+    silence.warn()
+    return rates
 
 
 @jit
-def _charge_rates(problem: Problem, params: PyTree, symmetry: Bound) -> Array:
+def _charge_rates(problem: Problem, params: PyTree, symmetry: Bound) -> tuple[Array, Silence]:
     with jax.default_matmul_precision("highest"):
         if isinstance(symmetry, BoundExponential):
-            return _along_matrix(problem, params, symmetry)
+            return _along_matrix(problem, params, symmetry), Silence()
         return _along_legs(problem, params, symmetry)
 
 
-def _along_legs(problem: Problem, params: PyTree, symmetry: BoundSymmetry) -> Array:
+def _along_legs(problem: Problem, params: PyTree, symmetry: BoundSymmetry) -> tuple[Array, Silence]:
     arrays, _ = split(params)
     wanted = [(leg, symmetry) for leg in symmetry.legs]
     made = plan(problem, params, wanted, accumulation_dtype([arrays[leg.index] for leg in symmetry.legs]))
@@ -109,7 +109,7 @@ def _along_legs(problem: Problem, params: PyTree, symmetry: BoundSymmetry) -> Ar
                 total = total + cast(leg.power, gram) * gram
         return jax.vmap(symmetry.public)(total)
 
-    return map_over_samples(rates, problem.data, made.total, made.most)
+    return map_over_samples(rates, problem.data, made.total, made.most), made.silence
 
 
 def _along_matrix(problem: Problem, params: PyTree, symmetry: BoundExponential) -> Array:

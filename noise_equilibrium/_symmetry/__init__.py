@@ -1,6 +1,6 @@
 """Symmetries: legs, algebras, charges, the group action and its generator."""
 
-from ._bind import Bound, bind, bind_legs
+from ._bind import Bound, BoundSymmetries, bind, bind_each
 from ._check import SymmetryError, check_symmetry, symmetry_violation
 from ._exponential import BoundExponential, ExponentialSymmetry, exponential_symmetry
 from ._families import double_rotation, neuron_rescaling, rescaling, scaling
@@ -11,13 +11,14 @@ __all__ = [
     "AbstractSymmetry",
     "Bound",
     "BoundExponential",
+    "BoundSymmetries",
     "BoundSymmetry",
     "ExponentialSymmetry",
     "Leg",
     "Symmetry",
     "SymmetryError",
     "bind",
-    "bind_legs",
+    "bind_each",
     "check_symmetry",
     "double_rotation",
     "exponential_symmetry",

@@ -1,13 +1,33 @@
-"""From what a user calls a symmetry to one that knows its parameters."""
+"""From what a user calls a symmetry, or several, to ones that know their parameters."""
 
-from typing import Any
+import reprlib
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
+import equinox as eqx
 from jaxtyping import PyTree
 
-from ._exponential import BoundExponential
+from ._exponential import BoundExponential, ExponentialSymmetry
 from ._symmetry import AbstractSymmetry, BoundSymmetry
 
 Bound = BoundSymmetry | BoundExponential
+T = TypeVar("T")
+
+
+class BoundSymmetries(eqx.Module):
+    """The symmetries of a call that takes one or a sequence of them, and answers in the same form.
+
+    Attributes:
+        each: the symmetries, bound to the parameters.
+        several: whether they came as a sequence.
+    """
+
+    each: tuple[Bound, ...]
+    several: bool = eqx.field(static=True)
+
+    def as_given(self, values: Sequence[T]) -> T | tuple[T, ...]:
+        """One value for each symmetry: as a tuple for a sequence, by itself for a single symmetry."""
+        return tuple(values) if self.several else values[0]
 
 
 def bind(symmetry: Any, params: PyTree) -> Bound:
@@ -21,13 +41,23 @@ def bind(symmetry: Any, params: PyTree) -> Bound:
     return symmetry.bind(params)
 
 
-def bind_legs(symmetry: Any, params: PyTree, what: str) -> BoundSymmetry:
-    """`bind` for work that needs a symmetry made of legs.
+def bind_each(symmetry: Any, params: PyTree, what: str) -> BoundSymmetries:
+    """The symmetries of work that takes one or several and needs the spectra of their generators.
+
+    Args:
+        symmetry: a symmetry, or a sequence of at least one.
+        params: the parameters, any pytree.
+        what: the work, for messages.
 
     Raises:
-        ValueError: for anything else, exponential symmetries included.
+        ValueError: for anything else; for a matrix-free generator; for a symmetry that does not fit params.
     """
-    bound = bind(symmetry, params)
-    if not isinstance(bound, BoundSymmetry):
-        raise ValueError(f"{what} got {type(symmetry).__name__}; expected a Symmetry made of legs.")
-    return bound
+    several = isinstance(symmetry, Sequence) and not isinstance(symmetry, str) and len(symmetry) > 0
+    given: list[Any] = list(symmetry) if several else [symmetry]
+    for place, one in enumerate(given):
+        if not isinstance(one, AbstractSymmetry):
+            name = f"symmetry[{place}]" if several else "symmetry"
+            raise ValueError(f"{name} is {reprlib.repr(one)}; expected a Symmetry, or a sequence of at least one.")
+        if isinstance(one, ExponentialSymmetry):
+            one.require_matrix(what)
+    return BoundSymmetries(tuple(one.bind(params) for one in given), several)

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from .._inputs import pure
 from .._numbers import cast
 from .._parameters import flatten
-from .._population import pure
 from ._symmetry import AbstractSymmetry
 
 MatrixFree = Callable[..., Any]  # v ↦ Av on flat vectors

@@ -38,7 +38,7 @@ class LinearTeacher(eqx.Module):
         return self._sample(jax.random.normal(key, (sum(self.V.shape),), self.V.dtype))
 
     def moment_matched(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d_x"], Float[Array, "n d_y"]]:
-        """N samples, corrected so that the second moments of (x, ε) are exactly those of the population.
+        """n samples, corrected so that the second moments of (x, ε) are exactly those of the population.
 
         A risk that is quadratic in (x, y) is therefore exactly the population's, and so is gradient descent on it.
         Higher moments, and so the gradient noise, are those of n draws: the population's as n grows.

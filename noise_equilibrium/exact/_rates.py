@@ -57,7 +57,7 @@ def scale_invariant_norm(
 
     Not checked: the signs of these numbers, and that the direction of θ is at its minimum from the start.
 
-    Source: Eq. (7) for the charge ‖θ‖² with Tr Σ(θ) = K/‖θ‖².
+    Source: Eq. (7) for the charge ‖θ‖² with Tr Σ(θ) = K/‖θ‖²; theory, "Scaling in closed form".
 
     Examples:
         >>> import noise_equilibrium as ne
