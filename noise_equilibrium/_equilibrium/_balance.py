@@ -47,7 +47,7 @@ def balance(
         def of_matrices(arrays: list[Array], moments: Moments, law: ChargeLaw, gauge: Motion | None) -> Balance:
             return _balance_matrices(symmetry, arrays, moments, law, samples, gauge, precision)
 
-        return in_double(of_matrices, _legs(symmetry, arrays), moments, law, gauge, keep=True)
+        return in_double(of_matrices, legs_only(symmetry, arrays), moments, law, gauge, keep=True)
     moments = _audible(moments, samples, moments.weight_plus.dtype)
     uncentred = eqx.tree_at(lambda m: m.noise, moments, _uncentred(moments))
     spectra = Spectrum(*law.spectrum(moments)), Spectrum(*law.spectrum(uncentred))
@@ -61,34 +61,6 @@ def precision_of(symmetry: BoundSymmetry, arrays: Sequence[Array]) -> Any:
     return max((arrays[leg.index].dtype for leg in symmetry.legs), key=lambda dtype: float(jnp.finfo(dtype).eps))
 
 
-def balanced_weights(symmetry: BoundSymmetry, arrays: Sequence[Array]) -> Motion:
-    """The motion of a matrix symmetry to where + and − legs have the same Gram; a constant for derivatives.
-
-    A loss sees the product of its factors, and the noise of one factor is as weak in a direction as the other factor.
-    What is weak by s in one of them and strong in the other is weak by √s in both after this motion: measured there,
-    nothing is lost that single precision holds at all. Directions without such a point are left alone.
-    """
-
-    def of_weights(arrays: list[Array]) -> Motion:
-        with jax.default_matmul_precision("highest"):
-            plus, minus = jax.vmap(_equal_weights)(*_weights(symmetry, arrays))
-        return {1: symmetry.public(plus), -1: symmetry.public(minus)}
-
-    return in_double(of_weights, jax.lax.stop_gradient(_legs(symmetry, arrays)), keep=True)
-
-
-def _equal_weights(plus: Array, minus: Array) -> tuple[Array, Array]:
-    known = resolution((plus, minus), plus.dtype)
-    parts = split(plus, minus, known)
-
-    def only_the_core() -> tuple[Array, Array]:
-        found = balance_matrices(plus, minus, known, parts, (parts.to_zero, parts.to_infinity))
-        return found.motion[1], found.motion[-1]
-
-    # Where all of it is core its bases serve as they are, with the rotation that they bring.
-    return where_needed(parts.ranks.core < len(plus), only_the_core, tuple(parts.core))
-
-
 def move(symmetry: Bound, arrays: Sequence[Array], motion: Any) -> list[Array]:
     """The legs multiplied by the factors of a `Balance`; other parameters as they are."""
     with jax.default_matmul_precision("highest"):
@@ -98,7 +70,7 @@ def move(symmetry: Bound, arrays: Sequence[Array], motion: Any) -> list[Array]:
         return unflatten(symmetry.of_spectrum(vector, motion))
 
 
-def _legs(symmetry: BoundSymmetry, arrays: Sequence[Array]) -> list[Any]:
+def legs_only(symmetry: BoundSymmetry, arrays: Sequence[Array]) -> list[Any]:
     """The parameters in their places, None in the places of those that the symmetry does not move."""
     inside = {leg.index for leg in symmetry.legs}
     return [array if place in inside else None for place, array in enumerate(arrays)]
@@ -153,6 +125,15 @@ def _audible(moments: AbstractMoments, samples: int, precision: Any) -> Abstract
     return eqx.tree_at(lambda m: m.noise, moments, audible)
 
 
+def sides_of(
+    symmetry: BoundSymmetry, measured: AbstractMoments, law: ChargeLaw, samples: int, precision: Any
+) -> list[Array]:
+    """R and T, and both without centring, of the internal shape."""
+    moments = _audible(measured, samples, precision)
+    uncentred = eqx.tree_at(lambda m: m.noise, moments, _uncentred(moments))
+    return [side.reshape(symmetry.shape) for each in (moments, uncentred) for side in law.sides(each)]
+
+
 def _balance_matrices(
     symmetry: BoundSymmetry,
     arrays: list[Array],
@@ -162,21 +143,19 @@ def _balance_matrices(
     gauge: Motion | None,
     precision: Any,
 ) -> Balance:
-    moments = _audible(measured, samples, precision)
-    uncentred = eqx.tree_at(lambda m: m.noise, moments, _uncentred(moments))
-    lowers, raises, *whole = (side.reshape(symmetry.shape) for each in (moments, uncentred) for side in law.sides(each))
+    lowers, raises, *whole = sides_of(symmetry, measured, law, samples, precision)
 
     def known(lowers: Array, raises: Array) -> Resolution:
         return resolution((lowers, raises), precision)
 
     with jax.default_matmul_precision("highest"):
         parts = jax.vmap(split)(lowers, raises, jax.vmap(known)(whole[0], whole[1]))
+        stuck = _stuck(symmetry, arrays if gauge is None else move(symmetry, arrays, gauge), parts, precision)
         if gauge is not None:
             plus, minus = (gauge[power].reshape(symmetry.shape) for power in (1, -1))
-            parts = jax.vmap(seen_from)((plus, minus), parts)
+            parts, stuck = jax.vmap(seen_from)((plus, minus), parts, stuck)
             lowers, raises = minus @ lowers @ minus.mT, plus @ raises @ plus.mT
             whole = minus @ whole[0] @ minus.mT, plus @ whole[1] @ plus.mT
-        stuck = _stuck(symmetry, arrays, parts, precision)
         found = jax.vmap(balance_matrices)(lowers, raises, jax.vmap(known)(whole[0], whole[1]), parts, stuck)
     diverges, idle = jnp.any(found.diverges), jnp.all(found.idle)
     if symmetry.blocks == 1:
@@ -189,9 +168,9 @@ def _stuck(symmetry: BoundSymmetry, arrays: list[Array], parts: Parts, precision
     arrays = jax.lax.stop_gradient(arrays)
 
     def full() -> tuple[Array, Array]:
-        minus_on_zero = _weights(symmetry, _projected(symmetry, arrays, parts.to_zero))[1]
-        plus_on_infinity = _weights(symmetry, _projected(symmetry, arrays, parts.to_infinity))[0]
-        plus, minus = (jnp.trace(jnp.sum(weight, axis=0)) for weight in _weights(symmetry, arrays))
+        minus_on_zero = weights_of(symmetry, _projected(symmetry, arrays, parts.to_zero))[1]
+        plus_on_infinity = weights_of(symmetry, _projected(symmetry, arrays, parts.to_infinity))[0]
+        plus, minus = (jnp.trace(jnp.sum(weight, axis=0)) for weight in weights_of(symmetry, arrays))
         grams = minus_on_zero / jnp.where(minus > 0, minus, 1), plus_on_infinity / jnp.where(plus > 0, plus, 1)
         on_zero, on_infinity = (jax.vmap(lambda gram: occupied(gram, precision))(gram) for gram in grams)
         return on_zero, on_infinity
@@ -201,7 +180,7 @@ def _stuck(symmetry: BoundSymmetry, arrays: list[Array], parts: Parts, precision
     return where_needed(jnp.any(ranks.lowers + ranks.raises > 2 * ranks.core), full, (nothing, nothing))
 
 
-def _weights(symmetry: BoundSymmetry, arrays: Sequence[Array]) -> tuple[Array, Array]:
+def weights_of(symmetry: BoundSymmetry, arrays: Sequence[Array]) -> tuple[Array, Array]:
     """The Grams of all + legs and of all − legs, of the internal shape."""
     plus = minus = jnp.zeros(symmetry.shape, arrays[symmetry.legs[0].index].dtype)
     for power, gram in symmetry.grams(arrays).items():

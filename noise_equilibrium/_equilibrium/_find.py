@@ -15,10 +15,11 @@ from .._numbers import jit
 from .._parameters import split
 from .._problem import Problem
 from .._symmetry import AbstractSymmetry, Bound, BoundSymmetry, ExponentialSymmetry, bind
-from ._balance import all_finite, balance, balanced_weights, move, relative_flow
+from ._balance import all_finite, balance, move, relative_flow
 from ._group import is_matrix, without_rotation
 from ._joint import search
 from ._status import Status
+from ._vantage import vantage
 
 
 class Equilibrium(eqx.Module):
@@ -137,16 +138,13 @@ def _find_one(problem: Problem, params: PyTree, symmetry: Bound, law: AbstractLa
     arrays, rebuild = split(params)
     coefficients = law.charge_law(problem)
     known = all_finite([*jax.tree_util.tree_leaves(coefficients), *arrays]) & _is_law(coefficients)
-    gauge, measured = None, arrays
+    usable, lawful = _where(known, arrays, 1), _usable(coefficients, known)
     if is_matrix(symmetry):
-        gauge = balanced_weights(symmetry, _where(known, arrays, 1))
-        measured = _where(known, move(symmetry, arrays, gauge), arrays)
-    (moments,) = bound_moments(problem, rebuild(measured), (symmetry,), is_matrix(symmetry))
+        gauge, moments = vantage(problem, usable, rebuild, symmetry, lawful)
+    else:
+        gauge, (moments,) = None, bound_moments(problem, rebuild(usable), (symmetry,))
     finite = known & all_finite(jax.tree_util.tree_leaves(moments))
-    found = balance(
-        symmetry, _where(finite, arrays, 1), _where(finite, moments, 1), _usable(coefficients, finite),
-        problem.num_samples, gauge,
-    )  # fmt: skip
+    found = balance(symmetry, usable, _where(finite, moments, 1), lawful, problem.num_samples, gauge)
     stay = ~finite | found.idle
     there = rebuild(_where(stay, arrays, move(symmetry, arrays, found.motion)))
     (moments,) = bound_moments(problem, there, (symmetry,))

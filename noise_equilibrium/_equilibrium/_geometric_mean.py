@@ -102,13 +102,13 @@ def split(lowers: Matrix, raises: Matrix, resolution: Resolution) -> Parts:
     """
     lowers, raises = jax.lax.stop_gradient((lowers, raises))
     d = len(lowers)
-    regular, core = _regular_core(lowers, raises, resolution)
+    regular, core = regular_core(lowers, raises, resolution)
     eye, nothing, full = jnp.eye(d, dtype=lowers.dtype), jnp.zeros_like(lowers), jnp.asarray(d, int)
     whole = Parts(Ranks(full, full, full), core, nothing, nothing, (eye, eye))
     return where_needed(~regular, lambda: _singular_parts(lowers, raises, resolution), whole)
 
 
-def _regular_core(lowers: Matrix, raises: Matrix, resolution: Resolution) -> tuple[Array, Core]:
+def regular_core(lowers: Matrix, raises: Matrix, resolution: Resolution) -> tuple[Array, Core]:
     """Whether R and T are definite for certain, and E and F if they are.
 
     Any square roots serve for E and F. Those of Cholesky cost a tenth of the eigenvectors, which only singular matrices
@@ -163,28 +163,35 @@ def _overlap(roots: tuple[Matrix, Matrix], ranges: tuple[Matrix, Matrix], resolu
     return jnp.sum(cosines > jnp.minimum(4 * resolution.tilt * (spreads[0] + spreads[1]), 0.5))
 
 
-def seen_from(gauge: tuple[Matrix, Matrix], parts: Parts) -> Parts:
-    """Parts of an axis that was moved before, in coordinates from before.
+def seen_from(
+    gauge: tuple[Matrix, Matrix], parts: Parts, stuck: tuple[Matrix, Matrix]
+) -> tuple[Parts, tuple[Matrix, Matrix]]:
+    """The parts of an axis, and what of them is stuck, in the coordinates from before a motion.
 
     If + legs were moved by A and − legs by B = A^{-⊤}, then R = B R' Bᵀ and T = A T' Aᵀ.
 
     Args:
         gauge: A and B.
         parts: of R' and T'.
+        stuck: projectors on a part of 𝓑 and on one of 𝓒.
     """
     plus, minus = gauge
-    ranks, d = parts.ranks, len(plus)
+    ranks = parts.ranks
 
-    def carried() -> tuple[Matrix, Matrix, tuple[Matrix, Matrix]]:
-        to_zero = span(minus @ parts.to_zero, ranks.lowers - ranks.core)
-        to_infinity = span(plus @ parts.to_infinity, ranks.raises - ranks.core)
-        range_lowers = span(minus @ parts.ranges[0], ranks.lowers)
-        return to_zero, to_infinity, (range_lowers, span(plus @ parts.ranges[1], ranks.raises))
+    def carried() -> Any:
+        of_lowers = [image(minus, part) for part in (parts.to_zero, parts.ranges[0], stuck[0])]
+        of_raises = [image(plus, part) for part in (parts.to_infinity, parts.ranges[1], stuck[1])]
+        to_zero, *others = zip(of_lowers, of_raises, strict=True)
+        return (*to_zero, *others)
 
-    to_zero, to_infinity, ranges = where_needed(
-        ranks.core < d, carried, (parts.to_zero, parts.to_infinity, parts.ranges)
-    )
-    return Parts(ranks, Core(plus @ parts.core.e, minus @ parts.core.f), to_zero, to_infinity, ranges)
+    same = parts.to_zero, parts.to_infinity, parts.ranges, stuck
+    to_zero, to_infinity, ranges, stuck = where_needed(ranks.core < len(plus), carried, same)
+    return Parts(ranks, Core(plus @ parts.core.e, minus @ parts.core.f), to_zero, to_infinity, ranges), stuck
+
+
+def image(motion: Matrix, projector: Matrix) -> Matrix:
+    """The projector on the image of a subspace."""
+    return span(motion @ projector, jnp.round(jnp.trace(projector)).astype(int))
 
 
 def span(columns: Matrix, rank: Int[Array, ""]) -> Matrix:
@@ -204,11 +211,17 @@ def where_needed(needed: Array, function: Callable[[], Any], otherwise: Any) -> 
 
 
 def occupied(gram: Matrix, precision: Any) -> Matrix:
-    """The projector on the directions in which a leg is not empty, from its relative Gram on a subspace."""
+    """The projector on the directions in which a leg is not empty, from its relative Gram on a subspace.
+
+    Args:
+        gram: the Gram, relative to the trace of all of the leg.
+        precision: the dtype of the gradients that the subspace was found from.
+    """
     values, vectors = eigh(gram)
-    # √ of this is the relative error of the loss made by calling a direction empty: a little more than the rounding of
-    # the gradients that the subspace was found from.
-    basis = jnp.where(values > len(values) * float(jnp.finfo(precision).eps) ** 1.25, vectors, 0)
+    # √ of this is the relative error of the loss made by calling a direction empty. A subspace is found to several
+    # roundings of the gradients, and an empty leg shows the square of that in it.
+    own, rounding = (float(jnp.finfo(dtype).eps) for dtype in (values.dtype, precision))
+    basis = jnp.where(values > max(len(values) * own**1.25, (8 * rounding) ** 2), vectors, 0)
     return basis @ basis.T
 
 

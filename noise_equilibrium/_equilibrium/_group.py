@@ -13,7 +13,7 @@ from .._linalg import eigh, inv
 from .._numbers import cast
 from .._symmetry import Bound, BoundSymmetry
 from . import _psd
-from ._geometric_mean import span
+from ._geometric_mean import image
 
 Matrix = Float[Array, "d d"]
 
@@ -103,7 +103,7 @@ def further_limits(symmetry: Bound, limits: tuple[Any, Any], motion: Any, more: 
 
     def carried(motion: Any, limits: tuple[Array, Array], more: tuple[Array, Array]) -> tuple[Array, ...]:
         to_zero, to_infinity = (over_blocks(symmetry, _range)(limit) for limit in more)
-        moved = over_blocks(symmetry, _moved)
+        moved = over_blocks(symmetry, image)
         return limits[0] + moved(motion[-1], to_zero), limits[1] + moved(motion[1], to_infinity)
 
     return in_double(carried, jax.lax.stop_gradient(motion), limits, more, keep=True)  # pyright: ignore[reportReturnType]
@@ -112,11 +112,6 @@ def further_limits(symmetry: Bound, limits: tuple[Any, Any], motion: Any, more: 
 def over_blocks(symmetry: BoundSymmetry, function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of matrices, for what has the charge's shape."""
     return function if symmetry.blocks == 1 else jax.vmap(function)
-
-
-def _moved(motion: Matrix, projector: Matrix) -> Matrix:
-    """The projector on the image of a subspace."""
-    return span(motion @ projector, jnp.round(jnp.trace(projector)).astype(int))
 
 
 def without_rotation(symmetry: BoundSymmetry, motion: Any, limits: tuple[Any, Any]) -> tuple[Any, Any, Any, Any]:
