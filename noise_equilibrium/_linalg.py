@@ -9,7 +9,9 @@ a CPU; other devices get the batch.
 Functions take a matrix or a stack of any shape, and are differentiable as those of `jax.numpy.linalg`.
 """
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -25,11 +27,11 @@ def _one_by_one(decompose: Callable[[Array], Any]) -> Callable[[Array], Any]:
     @jax.custom_batching.custom_vmap
     def of_stack(stack: Array) -> Any:
         *outer, rows, columns = stack.shape
-        if not outer:
-            return decompose(stack)
-        flat = stack.reshape(-1, rows, columns)
+        if math.prod(outer) == 1:
+            results = decompose(stack.reshape(rows, columns))
+            return jax.tree_util.tree_map(lambda x: x.reshape(*outer, *x.shape), results)
         results = jax.lax.platform_dependent(
-            flat, cpu=lambda flat: jax.lax.map(decompose, flat), default=jax.vmap(decompose)
+            stack.reshape(-1, rows, columns), cpu=partial(jax.lax.map, decompose), default=jax.vmap(decompose)
         )
         return jax.tree_util.tree_map(lambda x: x.reshape(*outer, *x.shape[1:]), results)
 

@@ -17,7 +17,7 @@ from .._noise import AbstractMoments, Moments
 from .._parameters import flatten
 from .._symmetry import Bound, BoundSymmetry
 from ._elementwise import Balance, balance_elements
-from ._geometric_mean import Parts, Resolution, balance_matrices, occupied, resolution, seen_from, split, where_needed
+from ._geometric_mean import Parts, Side, balance_matrices, occupied, seen_from, side, split, where_needed
 from ._root import Spectrum
 
 Motion = dict[float, Any]
@@ -125,38 +125,39 @@ def _audible(moments: AbstractMoments, samples: int, precision: Any) -> Abstract
     return eqx.tree_at(lambda m: m.noise, moments, audible)
 
 
-def sides_of(
-    symmetry: BoundSymmetry, measured: AbstractMoments, law: ChargeLaw, samples: int, precision: Any
-) -> list[Array]:
-    """R and T, and both without centring, of the internal shape."""
-    moments = _audible(measured, samples, precision)
-    uncentred = eqx.tree_at(lambda m: m.noise, moments, _uncentred(moments))
-    return [side.reshape(symmetry.shape) for each in (moments, uncentred) for side in law.sides(each)]
-
-
 def _balance_matrices(
     symmetry: BoundSymmetry,
     arrays: list[Array],
-    measured: AbstractMoments,
+    measured: Moments,
     law: ChargeLaw,
     samples: int,
     gauge: Motion | None,
     precision: Any,
 ) -> Balance:
-    lowers, raises, *whole = sides_of(symmetry, measured, law, samples, precision)
+    moments = _audible(measured, samples, precision)
+    uncentred = eqx.tree_at(lambda m: m.noise, moments, _uncentred(moments))
+    weights = moments.weight_plus, moments.weight_minus
+    grams = [
+        [gram.reshape(symmetry.shape) for gram in grams]
+        for grams in zip(law.sides(moments), law.sides(uncentred), weights, strict=True)
+    ]
+    # Behind a gauge the legs are graded along the axis, from directions where they are strong to those where they are
+    # weak; elsewhere the axis is not turned in any such way.
+    graded = gauge is not None
+    length = max(arrays[leg.index].size // (leg.blocks * leg.size) for leg in symmetry.legs)
 
-    def known(lowers: Array, raises: Array) -> Resolution:
-        return resolution((lowers, raises), precision)
+    def seen(matrix: Array, uncentred: Array, weight: Array) -> Side:
+        return side(matrix, uncentred, precision, length, weight if graded else None)
 
     with jax.default_matmul_precision("highest"):
-        parts = jax.vmap(split)(lowers, raises, jax.vmap(known)(whole[0], whole[1]))
+        parts = jax.vmap(split)(jax.vmap(seen)(*grams[0]), jax.vmap(seen)(*grams[1]))
         stuck = _stuck(symmetry, arrays if gauge is None else move(symmetry, arrays, gauge), parts, precision)
+        lowers, raises = (gram for gram, *_ in grams)
         if gauge is not None:
             plus, minus = (gauge[power].reshape(symmetry.shape) for power in (1, -1))
             parts, stuck = jax.vmap(seen_from)((plus, minus), parts, stuck)
             lowers, raises = minus @ lowers @ minus.mT, plus @ raises @ plus.mT
-            whole = minus @ whole[0] @ minus.mT, plus @ whole[1] @ plus.mT
-        found = jax.vmap(balance_matrices)(lowers, raises, jax.vmap(known)(whole[0], whole[1]), parts, stuck)
+        found = jax.vmap(balance_matrices)(lowers, raises, parts, stuck)
     diverges, idle = jnp.any(found.diverges), jnp.all(found.idle)
     if symmetry.blocks == 1:
         found = jax.tree_util.tree_map(lambda x: x[0], found)
@@ -172,7 +173,10 @@ def _stuck(symmetry: BoundSymmetry, arrays: list[Array], parts: Parts, precision
         plus_on_infinity = weights_of(symmetry, _projected(symmetry, arrays, parts.to_infinity))[0]
         plus, minus = (jnp.trace(jnp.sum(weight, axis=0)) for weight in weights_of(symmetry, arrays))
         grams = minus_on_zero / jnp.where(minus > 0, minus, 1), plus_on_infinity / jnp.where(plus > 0, plus, 1)
-        on_zero, on_infinity = (jax.vmap(lambda gram: occupied(gram, precision))(gram) for gram in grams)
+        on_zero, on_infinity = (
+            jax.vmap(lambda gram, subspace: occupied(gram, subspace, precision))(gram, subspace)
+            for gram, subspace in zip(grams, (parts.to_zero, parts.to_infinity), strict=True)
+        )
         return on_zero, on_infinity
 
     ranks = parts.ranks

@@ -139,10 +139,9 @@ def _find_one(problem: Problem, params: PyTree, symmetry: Bound, law: AbstractLa
     coefficients = law.charge_law(problem)
     known = all_finite([*jax.tree_util.tree_leaves(coefficients), *arrays]) & _is_law(coefficients)
     usable, lawful = _where(known, arrays, 1), _usable(coefficients, known)
-    if is_matrix(symmetry):
-        gauge, moments = vantage(problem, usable, rebuild, symmetry, lawful)
-    else:
-        gauge, (moments,) = None, bound_moments(problem, rebuild(usable), (symmetry,))
+    gauge = vantage(symmetry, usable) if is_matrix(symmetry) else None
+    seen = usable if gauge is None else move(symmetry, usable, gauge)
+    (moments,) = bound_moments(problem, rebuild(seen), (symmetry,), True)
     finite = known & all_finite(jax.tree_util.tree_leaves(moments))
     found = balance(symmetry, usable, _where(finite, moments, 1), lawful, problem.num_samples, gauge)
     stay = ~finite | found.idle

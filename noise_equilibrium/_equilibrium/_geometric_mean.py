@@ -60,75 +60,81 @@ class Parts(NamedTuple):
     ranges: tuple[Matrix, Matrix]
 
 
-class Resolution(NamedTuple):
-    """What cannot be told from zero.
+class Side(NamedTuple):
+    """R or T, with its directions in units in which none is hidden by another, and what of it is rounding error.
 
     Attributes:
-        lowers: the eigenvalue of R below which it is zero.
-        raises: that of T.
-        tilt: how far a direction of their ranges is off, if all of the eigenvalue there is needed to see it.
+        matrix: D⁻¹ R D⁻¹.
+        units: the diagonal of D; 0 in directions where there is nothing for certain.
+        floor: the eigenvalue of `matrix` below which it is zero.
+        tilt: how far a range of it is off, relative to its largest root.
     """
 
-    lowers: Float[Array, ""]
-    raises: Float[Array, ""]
+    matrix: Matrix
+    units: Float[Array, " d"]
+    floor: Float[Array, ""]
     tilt: Float[Array, ""]
 
 
-def resolution(uncentred: tuple[Matrix, Matrix], precision: Any) -> Resolution:
-    """What of R and T is rounding error.
+def side(matrix: Matrix, uncentred: Matrix, precision: Any, length: float = 0, weights: Matrix | None = None) -> Side:
+    """R or T as a `Side`.
 
     Args:
-        uncentred: R and T without centring, against whose size the errors of centring are small.
-        precision: the dtype of the gradients that R and T are sums of.
+        matrix: R or T.
+        uncentred: the same without centring, against whose size the errors of centring are small.
+        precision: the dtype of the gradients that it is a sum of.
+        length: the number of terms of the inner products that the gradients come from.
+        weights: the Gram of the legs whose size the gradients have, of + legs for R. Where these are graded along the
+            axis, so are the gradients, and their errors with them.
     """
-    d, own = len(uncentred[0]), float(jnp.finfo(uncentred[0].dtype).eps)
+    d, own = len(matrix), float(jnp.finfo(matrix.dtype).eps)
     rounding = float(jnp.finfo(precision).eps)
     sums = min(rounding, float(jnp.finfo(jnp.float32).eps))
-    # A gradient is right to a rounding of its own dtype and to a few of the inner products in it, and these errors
-    # leave the range that it should lie in: a direction of no gradient shows the square of them (0.75ε of single
-    # precision were seen at d = 256). Sums of d terms, and eigenvalues, err by dε at the most.
-    tolerance = max(8 * d * own, rounding**2 + (4 * sums) ** 2)
-    lowers, raises = (_psd.largest(jax.lax.stop_gradient(matrix)) for matrix in uncentred)
-    return Resolution(tolerance * lowers, tolerance * raises, jnp.full_like(lowers, tolerance**0.5))
+    # A gradient is right to a rounding of its own dtype and to those of the inner products in it, and these errors
+    # leave the range that it should lie in: a direction of no gradient shows the square of them. In single precision
+    # nε²/200 was seen for products of length n = 128; this leaves room. Eigenvalues of sums err by a few √dε.
+    tolerance = max(16 * d**0.5 * own, rounding**2 + (4 + length / 32) * sums**2)
+    squares = jnp.ones(d, matrix.dtype) if weights is None else jax.lax.stop_gradient(jnp.diagonal(weights))
+    present = squares > 8 * d * own * jnp.max(squares)
+    units = jnp.where(present, jnp.sqrt(jnp.where(present, squares, 1)), 0)
+    inverse = jnp.where(present, 1 / jnp.where(present, units, 1), 0)
+    matrix, uncentred = (inverse[:, None] * m * inverse for m in (matrix, jax.lax.stop_gradient(uncentred)))
+    size = _psd.largest(uncentred)
+    return Side(matrix, units, tolerance * size, jnp.full_like(size, tolerance**0.5))
 
 
-def split(lowers: Matrix, raises: Matrix, resolution: Resolution) -> Parts:
-    """The parts of the axis.
-
-    Args:
-        lowers: R.
-        raises: T.
-        resolution: what of them is zero.
-    """
+def split(lowers: Side, raises: Side) -> Parts:
+    """The parts of the axis, from R and T."""
     lowers, raises = jax.lax.stop_gradient((lowers, raises))
-    d = len(lowers)
-    regular, core = regular_core(lowers, raises, resolution)
-    eye, nothing, full = jnp.eye(d, dtype=lowers.dtype), jnp.zeros_like(lowers), jnp.asarray(d, int)
+    d = len(lowers.matrix)
+    regular, core = _regular_core(lowers, raises)
+    eye, nothing, full = jnp.eye(d, dtype=core.e.dtype), jnp.zeros_like(core.e), jnp.asarray(d, int)
     whole = Parts(Ranks(full, full, full), core, nothing, nothing, (eye, eye))
-    return where_needed(~regular, lambda: _singular_parts(lowers, raises, resolution), whole)
+    return where_needed(~regular, lambda: _singular_parts(lowers, raises), whole)
 
 
-def regular_core(lowers: Matrix, raises: Matrix, resolution: Resolution) -> tuple[Array, Core]:
+def _regular_core(lowers: Side, raises: Side) -> tuple[Array, Core]:
     """Whether R and T are definite for certain, and E and F if they are.
 
     Any square roots serve for E and F. Those of Cholesky cost a tenth of the eigenvectors, which only singular matrices
     need; and the trace of an inverse bounds the least eigenvalue.
     """
-    (root_lowers, inverse_lowers), (root_raises, inverse_raises) = cholesky(lowers), cholesky(raises)
-    least = [1 / jnp.sum(inverse**2) for inverse in (inverse_lowers, inverse_raises)]
-    regular = (least[0] > resolution.lowers) & (least[1] > resolution.raises)
-    left, singular, right = svd(jnp.where(regular, root_lowers.T @ root_raises, 0))
+    roots, regular = [], jnp.asarray(True)
+    for one in (lowers, raises):
+        root, inverse = cholesky(one.matrix)
+        regular &= jnp.all(one.units > 0) & (1 / jnp.sum(inverse**2) > one.floor)
+        roots.append(one.units[:, None] * root)
+    left, singular, right = svd(jnp.where(regular, roots[0].T @ roots[1], 0))
     scale = jax.lax.rsqrt(jnp.where(singular > 0, singular, 1))
-    return regular, Core(e=root_raises @ right.T * scale, f=root_lowers @ left * scale)
+    return regular, Core(e=roots[1] @ right.T * scale, f=roots[0] @ left * scale)
 
 
-def _singular_parts(lowers: Matrix, raises: Matrix, resolution: Resolution) -> Parts:
-    d = len(lowers)
-    (rank_lowers, root_lowers, range_lowers), (rank_raises, root_raises, range_raises) = (
-        _rooted(matrix, floor) for matrix, floor in ((lowers, resolution.lowers), (raises, resolution.raises))
-    )
+def _singular_parts(lowers: Side, raises: Side) -> Parts:
+    d = len(lowers.matrix)
+    (rank_lowers, root_lowers), (rank_raises, root_raises) = _rooted(lowers), _rooted(raises)
+    ranges = span(root_lowers, rank_lowers), span(root_raises, rank_raises)
     left, singular, right = svd(root_lowers.T @ root_raises)
-    core_rank = _overlap((root_lowers, root_raises), (range_lowers, range_raises), resolution)
+    core_rank = _overlap((root_lowers, root_raises), ranges, lowers.tilt)
     # Two subspaces meet in at least as many directions as do not fit into the axis otherwise.
     least, most = jnp.maximum(rank_lowers + rank_raises - d, 0), jnp.minimum(rank_lowers, rank_raises)
     is_core = (jnp.arange(d) < jnp.clip(core_rank, least, most)) & (singular > 0)
@@ -146,11 +152,19 @@ def _singular_parts(lowers: Matrix, raises: Matrix, resolution: Resolution) -> P
         core=Core(e=turned_raises * scale, f=turned_lowers * scale),
         to_zero=rest(turned_lowers, rank_lowers - ranks.core),
         to_infinity=rest(turned_raises, rank_raises - ranks.core),
-        ranges=(range_lowers, range_raises),
+        ranges=ranges,
     )
 
 
-def _overlap(roots: tuple[Matrix, Matrix], ranges: tuple[Matrix, Matrix], resolution: Resolution) -> Int[Array, ""]:
+def _rooted(one: Side) -> tuple[Int[Array, ""], Matrix]:
+    """The rank, and the compact square root: with rank columns that are not zero."""
+    values, vectors = eigh(one.matrix)
+    inside = values > one.floor
+    roots = jnp.where(inside, vectors, 0) * jnp.sqrt(jnp.where(inside, values, 0))
+    return jnp.sum(inside), one.units[:, None] * roots
+
+
+def _overlap(roots: tuple[Matrix, Matrix], ranges: tuple[Matrix, Matrix], tilt: Float[Array, ""]) -> Int[Array, ""]:
     """In how many directions ran R and ran T are not orthogonal.
 
     By the cosines between them, which know nothing of sizes: a core may be as weak as it likes in R and in T. An error
@@ -160,7 +174,7 @@ def _overlap(roots: tuple[Matrix, Matrix], ranges: tuple[Matrix, Matrix], resolu
     spreads = [jnp.max(size) / jnp.min(jnp.where(size > 0, size, jnp.inf)) for size in sizes]
     _, cosines, _ = svd(ranges[0] @ ranges[1])
     # A quarter of what is resolved at all may be error, so that there the cosines must be large.
-    return jnp.sum(cosines > jnp.minimum(4 * resolution.tilt * (spreads[0] + spreads[1]), 0.5))
+    return jnp.sum(cosines > jnp.minimum(4 * tilt * (spreads[0] + spreads[1]), 0.5))
 
 
 def seen_from(
@@ -191,7 +205,12 @@ def seen_from(
 
 def image(motion: Matrix, projector: Matrix) -> Matrix:
     """The projector on the image of a subspace."""
-    return span(motion @ projector, jnp.round(jnp.trace(projector)).astype(int))
+    return span(motion @ projector, rank_of(projector))
+
+
+def rank_of(projector: Matrix) -> Int[Array, ""]:
+    """The dimension of a subspace."""
+    return jnp.round(jnp.trace(projector)).astype(int)
 
 
 def span(columns: Matrix, rank: Int[Array, ""]) -> Matrix:
@@ -210,44 +229,57 @@ def where_needed(needed: Array, function: Callable[[], Any], otherwise: Any) -> 
     return jax.lax.while_loop(lambda state: state[0], once, (needed, otherwise))[1]
 
 
-def occupied(gram: Matrix, precision: Any) -> Matrix:
-    """The projector on the directions in which a leg is not empty, from its relative Gram on a subspace.
+def occupied(gram: Matrix, subspace: Matrix, precision: Any) -> Matrix:
+    """The projector on the directions of a subspace in which a leg is not empty.
 
     Args:
-        gram: the Gram, relative to the trace of all of the leg.
+        gram: the Gram of the leg on the subspace, relative to the trace of that of all of the leg.
+        subspace: the projector on it.
         precision: the dtype of the gradients that the subspace was found from.
     """
     values, vectors = eigh(gram)
+    d = len(values)
     # √ of this is the relative error of the loss made by calling a direction empty. A subspace is found to several
     # roundings of the gradients, and an empty leg shows the square of that in it.
     own, rounding = (float(jnp.finfo(dtype).eps) for dtype in (values.dtype, precision))
-    basis = jnp.where(values > max(len(values) * own**1.25, (8 * rounding) ** 2), vectors, 0)
+    inside = (values > max(d * own**1.25, (8 * rounding) ** 2)) & (jnp.arange(d) >= d - rank_of(subspace))
+    basis = jnp.where(inside, vectors, 0)
     return basis @ basis.T
 
 
-def balance_matrices(
-    lowers: Matrix, raises: Matrix, resolution: Resolution, parts: Parts, stuck: tuple[Matrix, Matrix]
-) -> Balance:
+def balance_matrices(lowers: Matrix, raises: Matrix, parts: Parts, stuck: tuple[Matrix, Matrix]) -> Balance:
     """The motion of the legs to the point of the orbit where R and T balance.
 
     Args:
         lowers: R.
         raises: T.
-        resolution: what of them is zero.
-        parts: `split` of these.
+        parts: how they split the axis.
         stuck: the projectors on what has no finite limit: the part of 𝓑 on which − legs hold something, and of 𝓒 on
-            which + legs do.
+            which + legs do. It is taken out of the balance; with nothing acting in it, it stays where it is.
     """
-    # A direction without a finite limit is taken out of the balance; with nothing acting in it, it stays where it is.
     keep = jnp.eye(len(lowers), dtype=lowers.dtype) - stuck[0] - stuck[1]
+    rest = _without(parts, stuck)
+    plus, minus, element = motion(keep @ lowers @ keep, keep @ raises @ keep, rest)
     diverges = jnp.trace(stuck[0] + stuck[1]) > 0.5
-    to_zero, to_infinity = parts.to_zero, parts.to_infinity
-    lowers, raises = keep @ lowers @ keep, keep @ raises @ keep
-    parts = where_needed(diverges, lambda: split(lowers, raises, resolution), parts)
-    plus, minus, element = motion(lowers, raises, parts)
-    idle = (parts.ranks.lowers + parts.ranks.raises == 0) & ~diverges
-    dies = to_zero - stuck[0], to_infinity - stuck[1]
-    return Balance({1: plus, -1: minus}, element, to_zero, to_infinity, dies, diverges, idle)
+    idle = (rest.ranks.lowers + rest.ranks.raises == 0) & ~diverges
+    dies = rest.to_zero, rest.to_infinity
+    return Balance({1: plus, -1: minus}, element, parts.to_zero, parts.to_infinity, dies, diverges, idle)
+
+
+def _without(parts: Parts, stuck: tuple[Matrix, Matrix]) -> Parts:
+    """The parts of R and T without a part of 𝓑 and one of 𝓒.
+
+    The former is orthogonal to ran T: R_fᵀT_f and E do not change, and F loses what it has in it; and vice versa.
+    """
+    to_zero, to_infinity = stuck
+    ranks = parts.ranks
+    return Parts(
+        ranks=ranks._replace(lowers=ranks.lowers - rank_of(to_zero), raises=ranks.raises - rank_of(to_infinity)),
+        core=Core(parts.core.e - to_infinity @ parts.core.e, parts.core.f - to_zero @ parts.core.f),
+        to_zero=parts.to_zero - to_zero,
+        to_infinity=parts.to_infinity - to_infinity,
+        ranges=(parts.ranges[0] - to_zero, parts.ranges[1] - to_infinity),
+    )
 
 
 @jax.custom_jvp
@@ -260,27 +292,38 @@ def motion(lowers: Matrix, raises: Matrix, parts: Parts) -> tuple[Matrix, Matrix
 
 
 def _completed_motion(parts: Parts) -> tuple[Matrix, Matrix, Matrix]:
-    d, dtype = len(parts.to_zero), parts.to_zero.dtype
-    eye = jnp.eye(d, dtype=dtype)
-    free = parts.ranks.free(d)
+    eye = jnp.eye(len(parts.to_zero), dtype=parts.to_zero.dtype)
+    e, f = _completed(parts)
+    finite = eye - parts.to_zero - parts.to_infinity
+    left, _, right = svd(finite @ (e + f))
+    is_finite = jnp.arange(len(eye)) < parts.ranks.core + parts.ranks.free(len(eye))
+    rotation = jnp.where(is_finite, left, 0) @ right
+    plus, minus = e @ rotation.T, f @ rotation.T
+    return plus, minus, _psd.log(finite @ plus + eye - finite)
+
+
+def only_core(parts: Parts) -> Core:
+    """The bases of the core, completed as if nothing acted in any other direction."""
+    k, nothing = parts.ranks.core, jnp.zeros_like(parts.to_zero)
+    ranges = span(parts.core.f, k), span(parts.core.e, k)
+    return _completed(Parts(Ranks(k, k, k), parts.core, nothing, nothing, ranges))
+
+
+def _completed(parts: Parts) -> Core:
+    """The bases of the core with the free directions in the columns that it leaves empty."""
+    eye = jnp.eye(len(parts.to_zero), dtype=parts.to_zero.dtype)
+    free = parts.ranks.free(len(eye))
 
     def completion() -> Core:
         free_e = eye - parts.ranges[0] - parts.to_infinity
         free_f = eye - parts.ranges[1] - parts.to_zero
         left, cosines, right = svd(free_f @ free_e)
-        is_free = jnp.arange(d) < free
+        is_free = jnp.arange(len(eye)) < free
         stretch = jnp.where(is_free, jax.lax.rsqrt(jnp.where(is_free, cosines, 1)), 0)
         bases = Core(e=right.T * stretch, f=left * stretch)
-        # Into the columns that the core leaves empty.
         return jax.tree_util.tree_map(lambda basis, new: basis + jnp.roll(new, parts.ranks.core, 1), parts.core, bases)
 
-    e, f = where_needed(free > 0, completion, parts.core)
-    finite = eye - parts.to_zero - parts.to_infinity
-    left, _, right = svd(finite @ (e + f))
-    is_finite = jnp.arange(d) < parts.ranks.core + free
-    rotation = jnp.where(is_finite, left, 0) @ right
-    plus, minus = e @ rotation.T, f @ rotation.T
-    return plus, minus, _psd.log(finite @ plus + eye - finite)
+    return where_needed(free > 0, completion, parts.core)
 
 
 @motion.defjvp
@@ -342,11 +385,3 @@ def _core_jvp(primals, tangents):
     out_e = (outside @ d_raises @ f @ balance + only_raises @ d_lowers @ e) @ inverse @ inverse
     out_f = (outside.T @ d_lowers @ e @ balance + only_lowers @ d_raises @ f) @ inverse @ inverse
     return Core(e, f), Core(e @ turn + out_e, out_f - f @ turn)
-
-
-def _rooted(matrix: Matrix, floor: Array) -> tuple[Int[Array, ""], Matrix, Matrix]:
-    """The rank above a floor, the compact square root (with rank non-zero columns), and the projector on the range."""
-    values, vectors = eigh(matrix)
-    inside = values > floor
-    basis = jnp.where(inside, vectors, 0)
-    return jnp.sum(inside), basis * jnp.sqrt(jnp.where(inside, values, 0)), basis @ basis.T
