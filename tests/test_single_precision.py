@@ -6,6 +6,7 @@ The problems are two-layer linear networks with Gaussian factors, whose conditio
 import os
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
