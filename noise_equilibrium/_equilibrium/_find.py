@@ -83,14 +83,11 @@ def find_equilibrium(
     Not checked: that the loss has the symmetry; a residual that does not vanish (NOT_CONVERGED) says that it has not.
     That an exponential symmetry commutes with the others of a sequence.
 
-    Precision: what lies below 8dε of the largest eigenvalue of the uncentred R or T (d the length of the axis, ε the
-    rounding unit) cannot be told from zero, nor can noise that is less than Nε/4 of its uncentred size. Far from
-    balance that hides the weak directions of a matrix. So in single precision a matrix whose flow has not vanished is
-    balanced a second time, from its moments at the first answer: with legs within a factor 3 of balance in every
-    direction the Grams are then right to about 1e-5 of their size, within a factor 10 to 1e-4, or to 5e-3 where some
-    directions have no limit. Beyond that, or with inputs far from zero mean, a weak direction may still look like one
-    without a limit (DIVERGES); the product of the legs stays right, and the residual tells. Derivatives lose the eighth
-    power of that factor: take them in double precision.
+    Precision: matrices are balanced in double precision whatever the parameters are, from moments taken at a point of
+    the orbit where no direction hides another. In single precision the status is that of double precision, and the
+    Grams are right to about 1e-6 of their size with factors of any condition, as long as the inputs are not as
+    ill-conditioned themselves; derivatives to about 1e-3. A direction has no noise if its gradients are no larger than
+    their rounding errors. All noise together counts as none below Nε/4 of the square of the mean gradient.
 
     Examples:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
