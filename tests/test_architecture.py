@@ -58,7 +58,7 @@ FIELDS = {
 
 # From the ground up: a room imports rooms of a lower floor only.
 FLOORS = [
-    {"_numbers", "_keys", "_parameters", "_programs"},
+    {"_budget", "_numbers", "_keys", "_parameters", "_programs"},
     {"_population", "_random"},
     {"_problem"},
     {"_symmetry"},
