@@ -1,4 +1,4 @@
-"""How much memory one dense intermediate may take before a call is refused."""
+"""How much memory one array may take: above it a call is refused, or takes samples in smaller groups."""
 
 from typing import Any
 
@@ -8,6 +8,9 @@ import jax.numpy as jnp
 # the copies that a decomposition makes it fills a common machine. Above it the allocator would end the program, or the
 # machine swap, long after the call; so the call refuses, and says what to use instead.
 LARGEST = 2**31
+
+# What the gradients of single samples may take that are held at once, where a call needs them in full.
+GROUP = 2**26
 
 
 def require_room(what: str, numbers: int, dtype: Any, instead: str) -> None:
@@ -22,3 +25,8 @@ def require_room(what: str, numbers: int, dtype: Any, instead: str) -> None:
     size = numbers * jnp.dtype(dtype).itemsize
     if size > LARGEST:
         raise ValueError(f"{what} would take {size:.3g} bytes; expected at most {LARGEST:.3g}. {instead}")
+
+
+def at_once(each: int, most: int) -> int:
+    """How many samples to take at once, from 1 to `most`, if one of them takes `each` bytes."""
+    return max(1, min(most, GROUP // max(each, 1)))

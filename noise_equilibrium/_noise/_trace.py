@@ -1,11 +1,13 @@
 """Traces of the gradient noise with a generator, and the charge rate of every sample, without forming Σ."""
 
+import math
 import warnings
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from .._budget import require_room
 from .._numbers import cast, jit
 from .._parameters import accumulation_dtype, flatten, split
 from .._problem import Problem
@@ -78,12 +80,21 @@ def charge_rates(problem: Problem, params: PyTree, symmetry: AbstractSymmetry) -
         An array of shape (N, …), … that of the charge.
 
     Raises:
-        ValueError: on a population; if the loss is not a real scalar; if the symmetry does not fit params.
+        ValueError: on a population; if the loss is not a real scalar; if the symmetry does not fit params; for N
+            charges of more than 2 GiB together.
 
     Source: theory, "Discrete time"; Appendix D.
     """
     problem.require_finite("charge_rates")
-    return _charge_rates(problem, params, bind(symmetry, params))
+    bound = bind(symmetry, params)
+    shape = bound.shape if isinstance(bound, BoundSymmetry) else ()
+    require_room(
+        f"charge_rates of {problem.num_samples} samples with a charge of {math.prod(shape)} numbers each",
+        problem.num_samples * math.prod(shape),
+        accumulation_dtype(split(params)[0]),
+        "Use noise_trace for the mean over the samples, fewer samples at a time, or a diagonal or scalar symmetry.",
+    )
+    return _charge_rates(problem, params, bound)
 
 
 @jit
