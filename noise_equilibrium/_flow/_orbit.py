@@ -95,7 +95,7 @@ def _orbit_flow(problem: Problem, params: PyTree, symmetry: Bound, law: Abstract
         if symmetry.blocks == 1:
             charge = _matrix_flow(grams, sides, times)
         else:  # one after the other: batched decompositions may wait for each other's threads for ever on a CPU
-            charge = jax.lax.map(lambda of_block: _matrix_flow(*of_block, times), (grams, sides))
+            charge = jax.lax.map(lambda block: _matrix_flow(block[0], block[1], times), (grams, sides))
             charge = jnp.swapaxes(charge, 0, 1)
         return OrbitFlow(times.astype(charge.dtype), None, charge)
 
