@@ -34,10 +34,12 @@ from ._dynamics import (
 from ._equilibrium import Equilibrium, Prediction, Status, find_equilibrium, predict
 from ._flow import (
     OrbitFlow,
+    RelaxationModes,
     TimeScales,
     expected_charge_step,
     noether_flow,
     orbit_flow,
+    relaxation_modes,
     relaxation_rates,
     time_scales,
 )
@@ -110,6 +112,7 @@ __all__ = [
     "Problem",
     "Redrawn",
     "RedrawnMoments",
+    "RelaxationModes",
     "RunState",
     "RunningMoments",
     "SpectralMoments",
@@ -145,6 +148,7 @@ __all__ = [
     "partial_moments",
     "predict",
     "redrawn_moments",
+    "relaxation_modes",
     "relaxation_rates",
     "rescaling",
     "resume",

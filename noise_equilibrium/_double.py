@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 
 class Wide(eqx.Module):
-    """Numbers in double precision where JAX has only single: the sum of two arrays, 48 bits.
+    """Numbers in double precision in a program of single precision: the sum of two arrays, 48 bits.
 
     Attributes:
         high: the numbers, rounded.
@@ -53,30 +53,30 @@ def in_double(function: Callable[..., Any], *args: Any, keep: bool = False) -> A
     Args:
         function: of pytrees of arrays; it may close over constants, but over nothing that is traced.
         args: its arguments; a `Wide` among them arrives as one array.
-        keep: whether results stay double, as `Wide` where JAX has only single precision.
+        keep: whether results stay double.
 
     Returns:
-        The results; floating-point ones no narrower than single precision and no narrower than the arguments.
+        The results. If an array among the arguments is double, so are they; single numbers do not count. Otherwise they
+        are rounded to single precision, or kept as `Wide`.
     """
     leaves, tree = jax.tree_util.tree_flatten(args)
     leaves = [_strong(leaf) for leaf in leaves]
-    dtype = jnp.float64 if any(leaf.dtype == jnp.float64 for leaf in leaves) else jnp.float32
+    deciding = [leaf for leaf in leaves if leaf.ndim] or leaves
+    is_double = any(leaf.dtype == jnp.float64 for leaf in deciding)
+    narrow = _halves if keep else lambda value: _to(jnp.float32, value)
 
     def widened(*leaves: Array) -> Any:
         arguments = jax.tree_util.tree_unflatten(tree, [_to(jnp.float64, leaf) for leaf in leaves])
         joined = jax.tree_util.tree_map(lambda x: x.high + x.low if _is_wide(x) else x, arguments, is_leaf=_is_wide)
-        return function(*joined)
+        results = function(*joined)
+        return results if is_double else jax.tree_util.tree_map(narrow, results)
 
     if jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
-        results = widened(*leaves)
-        return results if keep else jax.tree_util.tree_map(lambda x: _to(dtype, x), results)
-
+        return widened(*leaves)
     trees = []
 
     def flat(*leaves: Array) -> list[Array]:
-        results = widened(*leaves)
-        narrowed = jax.tree_util.tree_map(_halves if keep else lambda x: _to(jnp.float32, x), results)
-        outputs, tree = jax.tree_util.tree_flatten(narrowed)
+        outputs, tree = jax.tree_util.tree_flatten(widened(*leaves))
         trees.append(tree)
         return [_to(jnp.int32, x) for x in outputs]
 

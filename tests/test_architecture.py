@@ -34,7 +34,7 @@ SIGNATURES = {
     "find_equilibrium": "problem params symmetry law",
     "predict": "problem params symmetry law steps tolerance",
     "orbit_flow": "problem params symmetry law times",
-    "time_scales": "problem params symmetry law",
+    "time_scales": "problem params symmetry law method",
     "SGD": "learning_rate batch_size replacement",
     "GD": "learning_rate",
     "SDE": "learning_rate batch_size dt",
@@ -58,7 +58,7 @@ FIELDS = {
 
 # From the ground up: a room imports rooms of a lower floor only.
 FLOORS = [
-    {"_numbers", "_keys", "_parameters", "_programs", "_double", "_linalg", "_minibatch"},
+    {"_budget", "_numbers", "_keys", "_parameters", "_programs", "_double", "_linalg", "_minibatch"},
     {"_inputs", "_random"},
     {"_population"},
     {"_problem"},
@@ -166,6 +166,7 @@ def test_fixed_defaults():
         ("simulate", "key"): None,
         ("simulate", "observe"): None,
         ("simulate", "every"): 1,
+        ("time_scales", "method"): "auto",
         ("sweep", "store"): None,
         ("sweep", "executor"): None,
         ("sweep", "progress"): True,

@@ -107,7 +107,8 @@ def test_where_double_precision_is_on_it_is_the_function_alone():
     assert "in_double" not in str(jax.make_jaxpr(loss)(x.astype(jnp.float64)))
     assert found["inverse"].dtype == jnp.float64
     assert in_double(inverse_gram, x, jnp.asarray(2.0, jnp.float32))["inverse"].dtype == jnp.float32
-    assert in_double(lambda x: x, x, keep=True).dtype == jnp.float64
+    assert in_double(lambda x, y: x * y, x.astype(jnp.float64), jnp.asarray(1.0), keep=True).dtype == jnp.float64
+    assert isinstance(in_double(lambda x, y: x * y, x, jnp.asarray(1.0), keep=True), Wide)
 
 
 @pytest.mark.float32

@@ -262,6 +262,148 @@ def test_blocks_have_the_rates_of_their_own_pencils():
         np.testing.assert_allclose(rates[block], 4 * DECAY + 2 * NOISE_SCALE * ratios, rtol=1e-9)
 
 
+def pencil_of(problem, params, symmetry):
+    """(M, N) of the symmetric algebra."""
+    moments = ne.noise_moments(problem, params, symmetry)
+    return (
+        np.asarray(both)
+        for both in (moments.noise_plus + moments.noise_minus, moments.weight_plus + moments.weight_minus)
+    )
+
+
+@pytest.mark.parametrize("name", OF_THE_LOSS)
+def test_modes_are_the_ends_of_the_spectrum(name):
+    """Six samples and d_in = d_out = 2 make N of rank 4, the whole axis: every rate is finite."""
+    problem, params = linear_problem()
+    symmetry = SYMMETRIES[name]
+    rates = ne.relaxation_rates(problem, params, symmetry, NOISE_SCALE)
+    modes = ne.relaxation_modes(problem, params, symmetry, NOISE_SCALE)
+    if name == "scalar":
+        rates = rates[None]
+    np.testing.assert_allclose(modes.slowest, rates.min(axis=-1), rtol=1e-10)
+    np.testing.assert_allclose(modes.fastest, rates.max(axis=-1), rtol=1e-10)
+    assert bool(jnp.all(modes.active == {"scalar": 1, "blocks": 2}.get(name, 4)))
+
+
+@pytest.mark.parametrize("name", OF_THE_LOSS)
+def test_a_mode_relaxes_at_its_rate(name):
+    """κ = 4γ + 2σ² Tr[A²Σ]/(θᵀA²θ) with A the dense generator of the element B = ffᵀ."""
+    problem, params = linear_problem()
+    symmetry = SYMMETRIES[name]
+    modes = ne.relaxation_modes(problem, params, symmetry, NOISE_SCALE)
+    theta, covariance = ne.flatten(params)[0], ne.gradient_covariance(problem, params)
+    for rate, direction in ((modes.slowest, modes.slowest_direction), (modes.fastest, modes.fastest_direction)):
+        for block in range(2 if name == "blocks" else 1):
+            f = direction[block] if name == "blocks" else direction
+            np.testing.assert_allclose(jnp.sum(f**2), 1, rtol=1e-12)
+            element = np.asarray(jnp.outer(f, f) if name in ("symmetric", "blocks") else f)
+            if name == "blocks":
+                element = np.stack([element * (block == other) for other in range(2)])
+            squared = dense_generator(symmetry, params, element)
+            squared = squared @ squared
+            expected = 4 * DECAY + 2 * NOISE_SCALE * np.trace(squared @ covariance) / (theta @ squared @ theta)
+            np.testing.assert_allclose(rate[block] if name == "blocks" else rate, expected, rtol=1e-10)
+
+
+def test_beyond_the_whole_spectrum_two_rates_are_those_of_the_pencil():
+    problem, params = linear_problem(samples=60, d=48, d_in=40, d_out=30)
+    rates = ne.relaxation_rates(problem, params, linear.symmetry, NOISE_SCALE)
+    modes = ne.relaxation_modes(problem, params, linear.symmetry, NOISE_SCALE)
+    noise, weight = pencil_of(problem, params, linear.symmetry)
+    ratios = scipy.linalg.eigh(noise, weight, eigvals_only=True)
+    assert rates.shape == (2,)
+    np.testing.assert_allclose(rates, 4 * DECAY + 2 * NOISE_SCALE * ratios[[0, -1]], rtol=1e-10)
+    np.testing.assert_array_equal(rates, [modes.slowest, modes.fastest])
+    for rate, f in ((modes.slowest, modes.slowest_direction), (modes.fastest, modes.fastest_direction)):
+        ratio = (rate - 4 * DECAY) / (2 * NOISE_SCALE)
+        np.testing.assert_allclose(noise @ f, ratio * weight @ f, atol=1e-9 * ratio * np.linalg.norm(weight, 2))
+
+
+@pytest.mark.parametrize("d", [5, 40], ids=["whole-spectrum", "two-rates"])
+def test_modes_leave_out_the_directions_where_the_legs_are_empty(d):
+    problem, params = linear_problem(d=d, d_in=2, d_out=1)  # N has rank 3
+    modes = ne.relaxation_modes(problem, params, linear.symmetry, NOISE_SCALE)
+    rates = ne.relaxation_rates(problem, params, linear.symmetry, NOISE_SCALE)
+    noise, weight = pencil_of(problem, params, linear.symmetry)
+    basis = np.linalg.eigh(weight)[1][:, -3:]
+    ratios = scipy.linalg.eigh(basis.T @ noise @ basis, basis.T @ weight @ basis, eigvals_only=True)
+    expected = 4 * DECAY + 2 * NOISE_SCALE * ratios[[0, -1]]
+    assert int(modes.active) == 3
+    np.testing.assert_allclose([modes.slowest, modes.fastest], expected, rtol=1e-10)
+    np.testing.assert_allclose(rates[0], expected[0], rtol=1e-10)
+    assert bool(jnp.isposinf(rates[-1]))
+    if d == 5:
+        np.testing.assert_allclose(rates[jnp.isfinite(rates)][-1], expected[1], rtol=1e-10)
+
+
+def test_long_blocks_have_two_rates_each():
+    problem, params = linear_problem(samples=90, d=80, d_in=30, d_out=30)
+    rates = ne.relaxation_rates(problem, params, SYMMETRIES["blocks"], NOISE_SCALE)
+    modes = ne.relaxation_modes(problem, params, SYMMETRIES["blocks"], NOISE_SCALE)
+    assert rates.shape == (2, 2)
+    for block, (noise, weight) in enumerate(zip(*pencil_of(problem, params, SYMMETRIES["blocks"]), strict=True)):
+        ratios = scipy.linalg.eigh(noise, weight, eigvals_only=True)
+        np.testing.assert_allclose(rates[block], 4 * DECAY + 2 * NOISE_SCALE * ratios[[0, -1]], rtol=1e-10)
+    np.testing.assert_array_equal(rates, jnp.stack([modes.slowest, modes.fastest], axis=-1))
+    assert modes.slowest_direction.shape == modes.fastest_direction.shape == (2, 40)
+
+
+@pytest.mark.parametrize("name", ["diagonal", "symmetric", "blocks"])
+def test_modes_have_the_derivatives_of_finite_differences(name):
+    problem, params = linear_problem()
+    symmetry = SYMMETRIES[name]
+    theta, unflatten = ne.flatten(params)
+    along = jax.random.normal(jax.random.key(5), theta.shape)
+
+    def ends(step):
+        modes = ne.relaxation_modes(problem, unflatten(theta + step * along), symmetry, NOISE_SCALE * (1 + step))
+        return jnp.stack([jnp.sum(modes.slowest), jnp.sum(modes.fastest)])
+
+    slopes = [jax.jacfwd(ends)(0.0), jax.jacrev(ends)(0.0)]
+    finite = (ends(1e-5) - ends(-1e-5)) / 2e-5
+    for slope in slopes:
+        np.testing.assert_allclose(slope, finite, rtol=1e-6)
+
+
+@pytest.mark.parametrize("d", [4, 40], ids=["whole-spectrum", "two-rates"])
+def test_empty_legs_have_infinite_rates_and_no_direction(d):
+    problem, params = linear_problem(d=d)
+    params = jax.tree.map(jnp.zeros_like, params)
+    for symmetry in (SYMMETRIES["scalar"], SYMMETRIES["diagonal"], linear.symmetry):
+        modes = ne.relaxation_modes(problem, params, symmetry, NOISE_SCALE)
+        assert bool(jnp.isposinf(modes.slowest)), symmetry.algebra
+        assert bool(jnp.isposinf(modes.fastest)), symmetry.algebra
+        assert int(modes.active) == 0
+        assert not jnp.any(modes.slowest_direction)
+        assert not jnp.any(modes.fastest_direction)
+        assert bool(jnp.all(jnp.isposinf(ne.relaxation_rates(problem, params, symmetry, NOISE_SCALE))))
+
+
+@pytest.mark.parametrize("d", [4, 40], ids=["whole-spectrum", "two-rates"])
+def test_what_is_not_a_number_is_not_empty(d):
+    problem, params = linear_problem(d=d)
+    params = linear.Params(params.up.at[0, 0].set(jnp.nan), params.down)
+    for symmetry in (SYMMETRIES["scalar"], linear.symmetry):
+        modes = ne.relaxation_modes(problem, params, symmetry, NOISE_SCALE)
+        assert bool(jnp.isnan(modes.slowest) & jnp.isnan(modes.fastest)), symmetry.algebra
+        assert bool(jnp.all(jnp.isnan(ne.relaxation_rates(problem, params, symmetry, NOISE_SCALE))))
+
+
+@pytest.mark.float32
+def test_a_wide_layer_has_its_modes():
+    """d = 512: all d(d+1)/2 rates would take 138 GB for the operator alone."""
+    problem, params = linear_problem(samples=600, d=512, d_in=300, d_out=300)
+    modes = ne.relaxation_modes(problem, params, linear.symmetry, NOISE_SCALE)
+    rates = ne.relaxation_rates(problem, params, linear.symmetry, NOISE_SCALE)
+    noise, weight = pencil_of(problem, params, linear.symmetry)
+    assert rates.shape == (2,)
+    assert rates.dtype == jnp.float32
+    for rate, f in zip(rates, (modes.slowest_direction, modes.fastest_direction), strict=True):
+        np.testing.assert_allclose(rate, 4 * DECAY + 2 * NOISE_SCALE * (f @ noise @ f) / (f @ weight @ f), rtol=1e-4)
+    ratios = scipy.linalg.eigh(np.float64(noise), np.float64(weight), eigvals_only=True)
+    np.testing.assert_allclose(rates, 4 * DECAY + 2 * NOISE_SCALE * ratios[[0, -1]], rtol=1e-3)
+
+
 def test_rates_under_jit_and_vmap():
     problem, params = linear_problem()
     symmetry = SYMMETRIES["symmetric"]

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from .._budget import LARGEST
 from .._keys import as_key
 from .._numbers import jit
+from .._parameters import split
 from .._problem import Problem
 from ._dynamics import AbstractDynamics
 from ._observables import AbstractAccumulator, Observables, check_observables
@@ -101,7 +103,7 @@ def weak_error(
         time: T, a whole number of time steps of all dynamics.
         seeds: the number of runs ≥ 2 of each dynamics at each rate.
         key: a JAX PRNG key (threefry).
-        batch: runs at once, which bounds the memory.
+        batch: the most runs at once; fewer where their parameters would take more than 2 GiB together.
 
     Returns:
         A `WeakError`: means, standard errors, confidence intervals, the order in η.
@@ -161,7 +163,8 @@ def _ends(
         end = simulate(problem, dynamics, params, steps, key=key, observe=observe, every=max(steps, 1))
         return {name: values[-1] for name, values in end.observed.items()}, end.diverged_at >= 0
 
-    values, diverged = jax.lax.map(run, keys, batch_size=min(batch, keys.shape[0]))
+    size = sum(array.nbytes for array in split(params)[0])
+    values, diverged = jax.lax.map(run, keys, batch_size=max(1, min(batch, keys.shape[0], LARGEST // max(size, 1))))
     return values, jnp.sum(diverged)
 
 

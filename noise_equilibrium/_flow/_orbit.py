@@ -1,5 +1,7 @@
 """The flow of a charge along its orbit, with the loss directions at rest: theory, "Time scales"."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import diffrax
@@ -10,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from .._budget import require_room
 from .._linalg import eigh
 from .._noise import bound_moments
 from .._numbers import jit
+from .._parameters import accumulation_dtype, split
 from .._problem import Problem
 from .._symmetry import AbstractSymmetry, Bound, BoundSymmetry, ExponentialSymmetry, bind
 from ._law import AbstractLaw, as_law, powers_of
@@ -54,7 +58,8 @@ def orbit_flow(problem: Problem, params: PyTree, symmetry: AbstractSymmetry, law
         and 1e-5 in single precision.
 
     Raises:
-        ValueError: on a Stream; for a bad law; for times that are not ascending numbers ≥ 0; for a matrix-free A.
+        ValueError: on a Stream; for a bad law; for times that are not ascending numbers ≥ 0; for a matrix-free A; for
+            charges of more than 2 GiB together.
 
     Not checked: that the loss has the symmetry, and that the loss directions rest.
     """
@@ -70,7 +75,15 @@ def orbit_flow(problem: Problem, params: PyTree, symmetry: AbstractSymmetry, law
         known = np.asarray(times)
         if not (np.isfinite(known).all() and known[0] >= 0 and (np.diff(known) >= 0).all()):
             raise ValueError("times are not ascending numbers ≥ 0; expected times = η × steps, counted from the start.")
-    return _orbit_flow(problem, params, bind(symmetry, params), law, times)
+    bound = bind(symmetry, params)
+    size = math.prod(bound.shape) if isinstance(bound, BoundSymmetry) else 1
+    require_room(
+        f"orbit_flow at {times.size} times with a charge of {size} numbers",
+        times.size * size,
+        accumulation_dtype(split(params)[0]),
+        "Use fewer times.",
+    )
+    return _orbit_flow(problem, params, bound, law, times)
 
 
 @jit
@@ -82,8 +95,9 @@ def _orbit_flow(problem: Problem, params: PyTree, symmetry: Bound, law: Abstract
         sides = coefficients.sides(moments)
         if symmetry.blocks == 1:
             charge = _matrix_flow(grams, sides, times)
-        else:
-            charge = jax.vmap(lambda grams, sides: _matrix_flow(grams, sides, times), out_axes=1)(grams, sides)
+        else:  # one after the other: batched decompositions may wait for each other's threads for ever on a CPU
+            charge = jax.lax.map(lambda block: _matrix_flow(block[0], block[1], times), (grams, sides))
+            charge = jnp.swapaxes(charge, 0, 1)
         return OrbitFlow(times.astype(charge.dtype), None, charge)
 
     sizes, lowers, raises = coefficients.spectrum(moments)
@@ -114,8 +128,7 @@ def _matrix_flow(grams: tuple[Array, Array], sides: tuple[Array, Array], times: 
         return turned * jnp.array([1, -1, 1, -1], turned.dtype)[:, None, None]
 
     with jax.default_matmul_precision("highest"):
-        states = _solve(speed, jnp.stack([*grams, *sides]), times)
-    return states[:, 0] - states[:, 1]
+        return _solve(speed, jnp.stack([*grams, *sides]), times, lambda state: state[0] - state[1])
 
 
 def _anticommutator_inverse(matrix: Array, right: Array) -> Array:
@@ -127,8 +140,8 @@ def _anticommutator_inverse(matrix: Array, right: Array) -> Array:
     return vectors @ jnp.where(known, turned / jnp.where(known, sums, 1), 0) @ vectors.T
 
 
-def _solve(speed: Any, start: Array, times: Array) -> Array:
-    """The solution at each time, NaN from where the solver gave up."""
+def _solve(speed: Any, start: Array, times: Array, kept: Callable[[Array], Array] = lambda state: state) -> Array:
+    """What is kept of the solution at each time, NaN from where the solver gave up."""
     tolerance = 1e-10 if start.dtype == jnp.float64 else 1e-6
     times = times.astype(start.dtype)
     end = times[-1]
@@ -139,7 +152,7 @@ def _solve(speed: Any, start: Array, times: Array) -> Array:
         jnp.where(end > 0, end, 1),
         None,
         start,
-        saveat=diffrax.SaveAt(ts=times),
+        saveat=diffrax.SaveAt(ts=times, fn=lambda _, state, __: kept(state)),
         stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
         max_steps=MAX_STEPS,
         throw=False,

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from .._budget import at_once
 from .._numbers import jit
-from .._parameters import split
+from .._parameters import split, widest_dtype
 from .._problem import Problem
 
 
@@ -49,4 +50,5 @@ def _losses(problem: Problem, params: PyTree) -> tuple[Float[Array, " N"], Float
         loss, slopes = jax.value_and_grad(lambda arrays: problem.sample_loss(rebuild(arrays), sample))(arrays)
         return loss, jnp.stack([jnp.max(jnp.abs(slope.astype(loss.dtype)), initial=0) for slope in slopes]).max()
 
-    return jax.lax.map(one, problem.data, batch_size=min(64, problem.num_samples))
+    each = 2 * sum(array.size for array in arrays) * widest_dtype(arrays).itemsize
+    return jax.lax.map(one, problem.data, batch_size=at_once(each, min(64, problem.num_samples)))

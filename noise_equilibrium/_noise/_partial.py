@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from .._budget import require_room
 from .._numbers import jit
+from .._parameters import widest_dtype
 from .._problem import Problem
 from .._symmetry import AbstractSymmetry, Bound, BoundExponential, BoundSymmetries, bind_each
 from ._abstract import AbstractMoments
@@ -179,7 +181,8 @@ def combine_moments(parts: Sequence[PartialMoments]) -> MomentEstimate:
         parts: what `partial_moments` gives for each batch; at least two.
 
     Raises:
-        ValueError: for fewer than two parts, or parts of different symmetries or parameters.
+        ValueError: for fewer than two parts, or parts of different symmetries or parameters; where their mean gradients
+            would take more than 2 GiB together.
 
     Source: theory, "Estimates from a sample"; the jackknife over batches.
     """
@@ -191,6 +194,13 @@ def combine_moments(parts: Sequence[PartialMoments]) -> MomentEstimate:
             "the parts are of different symmetries or parameters; expected parts that partial_moments made from the "
             "same params and symmetry on different samples."
         )
+    size = sum(array.size for array in parts[0].gradient)
+    require_room(
+        f"the mean gradients of {len(parts)} batches, of {size} numbers each,",
+        len(parts) * size,
+        widest_dtype(parts[0].gradient),
+        "Use fewer batches.",
+    )
     stacked = jax.tree_util.tree_map(lambda *leaves: jnp.stack(leaves), *[_numbers(part) for part in parts])
     symmetries = parts[0].symmetries
     value, error, count = _jackknife(stacked, parts[0].parts, symmetries.each)
@@ -249,16 +259,18 @@ def _jackknife(
         return jnp.tensordot(weights.astype(values.dtype), values, axes=1, precision=jax.lax.Precision.HIGHEST)
 
     middle = [weighted(g, counts / total) for g in gradients]
+    centred = [g - m for g, m in zip(gradients, middle, strict=True)]
 
     def of_all_but(left_out: Float[Array, " batches"]) -> list[tuple[Any, Any]]:
         """The unbiased noise and mean Grams of the batches that are kept, centred near their mean."""
         kept = counts * (1 - left_out)
         size = jnp.sum(kept)
-        shift = [weighted(g - m, kept / size) for g, m in zip(gradients, middle, strict=True)]
+        shift = [weighted(c, kept / size) for c in centred]
         results = []
         for symmetry, noise, template in zip(symmetries, noises, templates, strict=True):
-            centred = [g - m - d for g, m, d in zip(gradients, middle, shift, strict=True)]
-            spread = jax.lax.map(lambda each, s=symmetry: of_gradient(s, each), centred)
+            spread = jax.lax.map(  # one batch at a time: each is a gradient of all parameters
+                lambda each, s=symmetry: of_gradient(s, [c - d for c, d in zip(each, shift, strict=True)]), centred
+            )
             within = jax.tree_util.tree_map(lambda a, b: weighted(a + b, kept / size), noise, spread)
             mean = of_gradient(symmetry, [m + d for m, d in zip(middle, shift, strict=True)])
             unbiased = _unbiased(_with(template, within, mean), size)

@@ -4,20 +4,26 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from .._budget import require_room
 from .._minibatch import Minibatches, Replacement
 from .._numbers import cast, jit
-from .._parameters import flatten, split
+from .._parameters import flatten, split, widest_dtype
 from .._problem import Problem
 from .._symmetry import Symmetry
+from ._chunks import samples_in, sum_over_samples
 from ._finite import require_finite_gradients
 from ._moments import Moments
 
 
 def per_sample_gradients(problem: Problem, params: PyTree) -> list[Array]:
     """∇ℓ(θ, z_i) for every sample: one array of shape (N, *parameter) per parameter."""
+    return _gradients(problem, params, problem.data)
+
+
+def _gradients(problem: Problem, params: PyTree, samples: PyTree) -> list[Array]:
     arrays, rebuild = split(params)
     gradient = jax.grad(lambda arrays, sample: problem.sample_loss(rebuild(arrays), sample))
-    return list(jax.vmap(gradient, in_axes=(None, 0))(arrays, problem.data))
+    return list(jax.vmap(gradient, in_axes=(None, 0))(arrays, samples))
 
 
 def gradient_covariance(
@@ -25,7 +31,8 @@ def gradient_covariance(
 ) -> Float[Array, "P P"]:
     """Σ(θ) = (1/N) Σ_i g_i g_iᵀ − ḡ ḡᵀ, the dense gradient-noise covariance of the data loss.
 
-    The readable reference for everything that works without it: P × P numbers, and N × P for the gradients.
+    The readable reference for everything that works without it: P × P numbers, at most 2 GiB of them (P = 16,384 in
+    double precision), and the gradients of the samples, a chunk at a time.
 
     Args:
         problem: a finite problem of N samples; its weight decay plays no part.
@@ -39,7 +46,7 @@ def gradient_covariance(
 
     Raises:
         ValueError: on a population; if the loss is not a real scalar, or not finite for some sample; for a batch that
-            does not fit the data.
+            does not fit the data; for more parameters than the matrix has room for.
 
     Examples:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
@@ -49,6 +56,14 @@ def gradient_covariance(
     """
     problem.require_finite("gradient_covariance")
     factor = Minibatches(batch_size, replacement).noise_ratio(problem.num_samples)
+    arrays, _ = split(params)
+    size = sum(array.size for array in arrays)
+    require_room(
+        f"gradient_covariance of P = {size} parameters is P × P numbers, which",
+        size**2,
+        widest_dtype(arrays),
+        "Use noise_trace for Tr Σ and Tr[ΣA], noise_moments for what acts on a symmetry, or sample_noise for draws.",
+    )
     covariance = _gradient_covariance(problem, params)
     require_finite_gradients(problem, params, covariance)
     return covariance if factor == 1 else cast(factor, covariance) * covariance
@@ -57,9 +72,19 @@ def gradient_covariance(
 @jit
 def _gradient_covariance(problem: Problem, params: PyTree) -> Float[Array, "P P"]:
     with jax.default_matmul_precision("highest"):
-        gradients = jax.vmap(lambda arrays: flatten(arrays)[0])(per_sample_gradients(problem, params))
-        centred = gradients - jnp.mean(gradients, axis=0)
-        return centred.T @ centred / problem.num_samples
+        theta, count = flatten(params)[0], problem.num_samples
+        most = samples_in(3 * theta.nbytes, count)
+
+        def gradients(samples: PyTree) -> Float[Array, "n P"]:
+            return jax.vmap(lambda arrays: flatten(arrays)[0])(_gradients(problem, params, samples))
+
+        def outer(samples: PyTree) -> Float[Array, "P P"]:
+            centred = gradients(samples) - mean
+            return centred.T @ centred
+
+        # Twice over the data, because a difference of uncentred sums would lose what small noise has left.
+        mean = sum_over_samples(lambda samples: jnp.sum(gradients(samples), axis=0), problem.data, count, most) / count
+        return sum_over_samples(outer, problem.data, count, most) / count
 
 
 def reference_moments(problem: Problem, params: PyTree, symmetry: Symmetry) -> Moments:

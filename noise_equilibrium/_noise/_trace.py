@@ -1,9 +1,12 @@
 """Traces of the gradient noise with a generator, and the charge rate of every sample, without forming Σ."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from .._budget import require_room
 from .._minibatch import Minibatches, Replacement
 from .._numbers import cast, jit
 from .._parameters import accumulation_dtype, flatten, split
@@ -76,12 +79,21 @@ def charge_rates(problem: Problem, params: PyTree, symmetry: AbstractSymmetry) -
         An array of shape (N, …), … that of the charge.
 
     Raises:
-        ValueError: on a population; if the loss is not a real scalar; if the symmetry does not fit params.
+        ValueError: on a population; if the loss is not a real scalar; if the symmetry does not fit params; for N
+            charges of more than 2 GiB together.
 
     Source: theory, "Discrete time"; Appendix D.
     """
     problem.require_finite("charge_rates")
-    rates, silence = _charge_rates(problem, params, bind(symmetry, params))
+    bound = bind(symmetry, params)
+    shape = bound.shape if isinstance(bound, BoundSymmetry) else ()
+    require_room(
+        f"charge_rates of {problem.num_samples} samples with a charge of {math.prod(shape)} numbers each",
+        problem.num_samples * math.prod(shape),
+        accumulation_dtype(split(params)[0]),
+        "Use noise_trace for the mean over the samples, fewer samples at a time, or a diagonal or scalar symmetry.",
+    )
+    rates, silence = _charge_rates(problem, params, bound)
     silence.warn()
     return rates
 

@@ -1,6 +1,7 @@
 """Does a loss have a symmetry? Equation (3), sample by sample."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,14 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from .._budget import at_once
 from .._numbers import cast, jit
-from .._parameters import flatten, split
+from .._parameters import flatten, split, widest_dtype
 from .._problem import Problem
 from ._bind import Bound, bind
 from ._exponential import BoundExponential
 from ._symmetry import AbstractSymmetry, BoundSymmetry
 
-CHUNK = 64
+CHUNK = 64  # the most samples at once
 
 
 class SymmetryError(ValueError):
@@ -89,17 +91,18 @@ def check_symmetry(problem: Problem, params: PyTree, symmetry: AbstractSymmetry)
 def _violations(problem: Problem, params: PyTree, symmetry: Bound) -> Violation:
     arrays, rebuild = split(params)
     gradient = jax.grad(lambda arrays, sample: problem.sample_loss(rebuild(arrays), sample))
-    if isinstance(symmetry, BoundExponential):
-        ratios = _along_matrix(symmetry, arrays)
-    else:
-        ratios = _along_legs(symmetry, arrays)
+    legs = isinstance(symmetry, BoundSymmetry)
+    ratios = _along_legs(symmetry, arrays) if legs else _along_matrix(symmetry, arrays)
 
     def worst(sample: PyTree) -> Violation:
         sizes = ratios(gradient(arrays, sample))
         place = jnp.argmax(sizes)
         return Violation(sizes[place], place)
 
-    return jax.lax.map(worst, problem.data, batch_size=min(CHUNK, problem.num_samples))
+    # Of every sample the gradient, its products with the legs, and their entries.
+    numbers = sum(array.size for array in arrays) + 2 * (math.prod(symmetry.shape) if legs else 1)
+    each = 4 * numbers * widest_dtype(arrays).itemsize
+    return jax.lax.map(worst, problem.data, batch_size=at_once(each, min(CHUNK, problem.num_samples)))
 
 
 def _along_legs(symmetry: BoundSymmetry, arrays: list[Array]) -> Callable[[list[Array]], Float[Array, " basis"]]:
@@ -141,11 +144,11 @@ def _name(symmetry: Bound, place: int) -> str:
     """A basis element in words."""
     if isinstance(symmetry, BoundExponential):
         return "1"
-    rows, columns = np.triu_indices(symmetry.size)
-    names = [
-        ["1"],
-        [f"B[{k}]" for k in range(symmetry.size)],
-        [f"B[{k}, {m}]" for k, m in zip(rows, columns, strict=True)],
-    ]
-    block, inside = divmod(place, len(names[symmetry.algebra.rank]))
-    return names[symmetry.algebra.rank][inside] + (f" of block {block}" if symmetry.blocks > 1 else "")
+    size, rank = symmetry.size, symmetry.algebra.rank
+    block, inside = divmod(place, [1, size, size * (size + 1) // 2][rank])
+    if rank == 2:
+        rows, columns = np.triu_indices(size)
+        name = f"B[{rows[inside]}, {columns[inside]}]"
+    else:
+        name = f"B[{inside}]" if rank else "1"
+    return name + (f" of block {block}" if symmetry.blocks > 1 else "")

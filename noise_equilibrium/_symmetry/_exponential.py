@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from .._budget import require_room
 from .._inputs import pure
 from .._numbers import cast
 from .._parameters import flatten
@@ -146,7 +147,7 @@ def exponential_symmetry(A: Any) -> ExponentialSymmetry:
         taken once, in double precision; eigenvalues within rounding of 0 are 0.
 
     Raises:
-        ValueError: if A is not a symmetric real matrix of finite numbers.
+        ValueError: if A is not a symmetric real matrix of finite numbers, or has more than 16,384 rows (2 GiB).
 
     Not checked: that a function is linear and symmetric; that the loss has the symmetry (`check_symmetry` does that).
     Assumed: A is a constant. Derivatives with respect to A go through an eigendecomposition, and hold where the
@@ -164,6 +165,12 @@ def exponential_symmetry(A: Any) -> ExponentialSymmetry:
     shape = np.shape(A)
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
         raise ValueError(f"A has shape {shape}; expected a square matrix, or a function v ↦ Av.")
+    require_room(
+        f"the eigenvectors of A, of shape {shape},",
+        shape[0] ** 2,
+        np.float64,
+        "Give a function v ↦ Av; or, if A is diagonal, a Symmetry with legs, whose powers are its entries.",
+    )
     if isinstance(A, jax.core.Tracer):
         return ExponentialSymmetry(*_spectrum(A, jnp), None)
     matrix = np.asarray(A)
