@@ -56,7 +56,7 @@ def estimate(params, data):
     return found.value, found.standard_error
 
 
-TIMES = np.linspace(0, 1, 101)
+TIMES = np.linspace(0, 1, 11)
 CALLS = {
     "noise_moments": lambda p, z: ne.noise_moments(problem_of(z), p, ROTATION),
     "noise_trace": lambda p, z: ne.noise_trace(problem_of(z), p, FUNCTION),
