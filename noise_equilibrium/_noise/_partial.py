@@ -117,10 +117,7 @@ def partial_moments(
         34.666...
     """
     problem.require_finite("partial_moments")
-    several = not isinstance(symmetry, AbstractSymmetry)
-    symmetries = tuple(bind(one, params) for one in (symmetry if several else [symmetry]))
-    if not symmetries:
-        raise ValueError("symmetry is an empty sequence; expected at least one.")
+    several, symmetries = _bound(symmetry, params)
     parts, gradient = moments_and_mean(problem, params, symmetries)
     require_finite_gradients(problem, params, parts)
     return PartialMoments(parts, gradient, jnp.asarray(problem.num_samples), symmetries, several)
@@ -153,16 +150,36 @@ def estimate_moments(
     count = problem.num_samples
     if not hasattr(batches, "__index__") or not 2 <= batches <= count:
         raise ValueError(f"batches is {batches} and there are {count} samples; expected from 2 to that many batches.")
+    several, symmetries = _bound(symmetry, params)
     edges = [count * b // batches for b in range(batches + 1)]
-    parts = [
-        partial_moments(
-            Problem(problem.loss, jax.tree_util.tree_map(lambda leaf, a=a, b=b: leaf[a:b], problem.data)),
-            params,
-            symmetry,
-        )
-        for a, b in itertools.pairwise(edges)
-    ]
+    parts = []
+    for start, end in itertools.pairwise(edges):
+        moments, gradient = _moments_of_slice(problem, params, symmetries, jnp.asarray(start), end - start)
+        require_finite_gradients(problem, params, moments)
+        parts.append(PartialMoments(moments, gradient, jnp.asarray(end - start), symmetries, several))
     return combine_moments(parts)
+
+
+@jit
+def _moments_of_slice(
+    problem: Problem, params: PyTree, symmetries: tuple[Bound, ...], start: Array, size: int
+) -> tuple[tuple[AbstractMoments, ...], list[Array]]:
+    """The moments of some samples in a row, and their mean gradient; compiled once per size.
+
+    They are looked up one by one: for a slice that begins at a traced number, each device would gather all samples.
+    """
+    rows = start + jnp.arange(size)
+    data = jax.tree_util.tree_map(lambda leaf: jnp.asarray(leaf)[rows], problem.data)
+    return moments_and_mean(Problem(problem.loss, data), params, symmetries)
+
+
+def _bound(symmetry: AbstractSymmetry | Sequence[AbstractSymmetry], params: PyTree) -> tuple[bool, tuple[Bound, ...]]:
+    """Whether there is a sequence of symmetries, and all of them, bound to the parameters."""
+    several = not isinstance(symmetry, AbstractSymmetry)
+    symmetries = tuple(bind(one, params) for one in (symmetry if several else [symmetry]))
+    if not symmetries:
+        raise ValueError("symmetry is an empty sequence; expected at least one.")
+    return several, symmetries
 
 
 def combine_moments(parts: Sequence[PartialMoments]) -> MomentEstimate:

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from .._keys import as_key
 from .._numbers import Traced, cast
-from .._population import Redrawn
+from .._population import Redrawn, all_redrawn
 from .._problem import Problem
 from .._symmetry import AbstractSymmetry
 from ._abstract import AbstractMoments
@@ -104,13 +105,11 @@ def redrawn_moments(
     if not hasattr(redraws, "__index__") or redraws < 2:
         raise ValueError(f"redraws is {redraws}; expected an integer of at least 2.")
     count = problem.data.num_samples
-    sampled = problem.sampled(key, count * redraws)  # redraw r of sample i at place r·N + i
-    groups = jax.tree_util.tree_map(
-        lambda leaf: jnp.swapaxes(leaf.reshape(redraws, count, *leaf.shape[1:]), 0, 1), sampled.data
-    )
+    groups = all_redrawn(problem.data, as_key(key, "redrawn_moments"), int(redraws))
+    each = jax.tree_util.tree_map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), groups)
     several = not isinstance(symmetry, AbstractSymmetry)
     symmetries = list(symmetry) if several else [symmetry]
-    total = noise_moments(sampled, params, symmetries)
+    total = noise_moments(Problem(problem.loss, each), params, symmetries)
     grouped = noise_moments(Problem(_MeanLoss(problem.loss), groups), params, symmetries)
     between, within = [], []
     for all_of_them, of_groups in zip(total, grouped, strict=True):

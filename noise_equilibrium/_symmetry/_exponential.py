@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .._numbers import cast
-from .._parameters import flatten
+from .._numbers import cast, jit
+from .._parameters import flatten, split, without_numbers
 from .._population import pure
 from ._symmetry import AbstractSymmetry
 
@@ -67,7 +67,7 @@ class ExponentialSymmetry(AbstractSymmetry):
         Raises:
             ValueError: if A has another size than the flattened parameters.
         """
-        vector, _ = flatten(params)
+        vector = jax.eval_shape(lambda arrays: flatten(arrays)[0], without_numbers(split(params)[0]))
         if self.function is None:
             if len(self.powers) != vector.size:
                 raise ValueError(
@@ -91,8 +91,7 @@ class ExponentialSymmetry(AbstractSymmetry):
         Raises:
             ValueError: if A has another size than the parameters.
         """
-        vector, _ = flatten(params)
-        return jnp.vdot(vector, self.bind(params).apply(vector), precision=jax.lax.Precision.HIGHEST)
+        return _charge(self.bind(params), params)
 
     def act(self, params: PyTree, element: Array) -> PyTree:
         """e^{λA} θ, Eq. (8).
@@ -131,6 +130,12 @@ class ExponentialSymmetry(AbstractSymmetry):
                 f"{what} needs the eigenvalues of A, and this A is a function. Give exponential_symmetry the matrix; "
                 "a function is enough for the charge, the generator, Tr[ΣA] and the Noether flow."
             )
+
+
+@jit
+def _charge(symmetry: BoundExponential, params: PyTree) -> Float[Array, ""]:
+    vector, _ = flatten(params)
+    return jnp.vdot(vector, symmetry.apply(vector), precision=jax.lax.Precision.HIGHEST)
 
 
 def exponential_symmetry(A: Any) -> ExponentialSymmetry:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.extend import core
 from jaxtyping import Array, PyTree
 
-from ..._parameters import split
+from ..._parameters import split, without_numbers
 from ..._problem import Problem
 from ..._programs import evaluate_equation
 from ._actions import Entered, Fact, Looped, Use, Used, Viewed
@@ -72,7 +72,7 @@ def tap(problem: Problem, params: PyTree, leaves: Sequence[int]) -> TappedLoss:
     def loss(arrays: list[Array], sample: PyTree) -> Array:
         return problem.sample_loss(rebuild(arrays), sample)
 
-    jaxpr = jax.make_jaxpr(loss)(arrays, sample)
+    jaxpr = jax.make_jaxpr(loss)(without_numbers(arrays), sample)
     escaped = {leaf: "no entries" for leaf in leaves if not arrays[leaf].size}
     while True:  # what escapes is read as a constant, so that the uses of all others are those of the final program
         facts = tuple(
