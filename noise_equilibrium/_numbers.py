@@ -15,7 +15,9 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
+
+from ._meshes import on_automatic_axes
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -55,9 +57,14 @@ def cast(number: Any, like: Array) -> Array:
     return jnp.asarray(number).astype(like.dtype)
 
 
-def jit(function: Callable[P, R]) -> Callable[P, R]:
-    """`equinox.filter_jit` that also traces the Python floats in `Traced` objects."""
-    compiled = eqx.filter_jit(function)
+def jit(function: Callable[P, R], rows_of: Callable[P, PyTree] | None = None) -> Callable[P, R]:
+    """`equinox.filter_jit` that also traces the Python floats in `Traced` objects, and takes arrays on any mesh.
+
+    Args:
+        function: of any arguments.
+        rows_of: see `on_automatic_axes`.
+    """
+    compiled = eqx.filter_jit(on_automatic_axes(function, rows_of))
 
     def traced(argument: Any) -> Any:
         if not isinstance(argument, Traced):

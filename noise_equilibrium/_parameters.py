@@ -14,6 +14,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
+from ._meshes import replicated
+
 
 def is_array(leaf: Any) -> bool:
     """True for JAX and NumPy arrays, traced ones included."""
@@ -60,6 +62,12 @@ def split(params: PyTree) -> tuple[list[Array], Callable[[list[Array]], PyTree]]
     return [jnp.asarray(leaves[place]) for place in places], rebuild
 
 
+def without_numbers(arrays: Sequence[Array]) -> list[jax.ShapeDtypeStruct]:
+    """Arrays as far as a trace needs them: shapes and types, and not where they lie."""
+    kinds = [jax.typeof(array) for array in arrays]
+    return [jax.ShapeDtypeStruct(kind.shape, kind.dtype, weak_type=kind.weak_type) for kind in kinds]
+
+
 def widest_dtype(arrays: Sequence[Array]) -> jnp.dtype:
     """The widest dtype among arrays: that of numbers which belong to all of them."""
     return max((array.dtype for array in arrays), key=lambda dtype: dtype.itemsize)
@@ -91,5 +99,5 @@ def flatten(params: PyTree) -> tuple[Float[Array, " P"], Callable[[Float[Array, 
         ((4,), [[2.0, 2.0], [2.0, 2.0]])
     """
     arrays, rebuild = split(params)
-    vector, restore = ravel_pytree(arrays)
+    vector, restore = ravel_pytree([replicated(array) for array in arrays])
     return vector, lambda vector: rebuild(restore(vector))

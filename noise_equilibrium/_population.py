@@ -1,6 +1,7 @@
 """Populations: data that can only be sampled, because they are new whenever one looks at them."""
 
 import abc
+import functools
 from collections.abc import Callable
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from ._inputs import check_data, pure
-from ._numbers import Traced
+from ._numbers import Traced, jit
 
 
 class AbstractPopulation(Traced):
@@ -94,7 +95,26 @@ class Redrawn(AbstractPopulation):
 
         Redraw r of sample i stands at place r·N + i, whatever n is; the subset comes last, in ascending order of i.
         """
-        rounds, rest = divmod(n, self.num_samples)
-        subset_key, redraw_key = jax.random.split(key)
-        subset = jnp.sort(jax.random.permutation(subset_key, self.num_samples)[:rest])
-        return self.visit(redraw_key, jnp.concatenate([jnp.tile(jnp.arange(self.num_samples), rounds), subset]))
+        return _draw_set(self, key, n)
+
+
+@functools.partial(jit, rows_of=lambda population, key, n: population.data)
+def _draw_set(population: Redrawn, key: PRNGKeyArray, n: int) -> PyTree:
+    rounds, rest = divmod(n, population.num_samples)
+    subset_key, redraw_key = jax.random.split(key)
+    subset = jnp.sort(jax.random.permutation(subset_key, population.num_samples)[:rest])
+    places = jnp.concatenate([jnp.tile(jnp.arange(population.num_samples), rounds), subset])
+    return population.visit(redraw_key, places)
+
+
+@functools.partial(jit, rows_of=lambda population, key, count: population.data)
+def all_redrawn(population: Redrawn, key: PRNGKeyArray, count: int) -> PyTree:
+    """Every sample redrawn `count` times, along axes of N and `count`: what that many rounds of `draw_set` draw."""
+    _, redraw_key = jax.random.split(key)
+    places = jnp.arange(population.num_samples)[:, None] + population.num_samples * jnp.arange(count)
+
+    def one(sample: PyTree, places: Int[Array, " count"]) -> PyTree:
+        keys = jax.vmap(lambda place: jax.random.fold_in(redraw_key, place))(places)
+        return jax.vmap(population.redraw, (0, None))(keys, sample)
+
+    return jax.vmap(one)(population.data, places)

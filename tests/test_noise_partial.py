@@ -177,3 +177,10 @@ def test_what_cannot_be_added_or_estimated_is_refused():
         ne.partial_moments(gaussian_stream(), PARAMS, ROTATION)
     with pytest.raises(ValueError, match="expected a Symmetry, or a sequence of at least one"):
         ne.partial_moments(problem_of(slice(None)), PARAMS, [])
+
+
+def test_a_sample_that_spoils_an_estimate_is_named_by_its_place_among_all():
+    data = (DATA[0].copy(), DATA[1])
+    data[0][9] = np.nan
+    with pytest.raises(ValueError, match="the loss of sample 9 is nan"):
+        ne.estimate_moments(ne.Problem(linear, data), PARAMS, ROTATION, batches=3)

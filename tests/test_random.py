@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from look_alikes import with_look_alikes
 
 import noise_equilibrium as ne
 from noise_equilibrium._random import _threefry as threefry
@@ -159,6 +160,39 @@ def test_other_generators_other_layouts_and_effects_are_left_alone(capfd):
     jax.block_until_ready(jax.jit(in_one_pass(talks))(KEY))
     jax.effects_barrier()
     assert "drawn" in capfd.readouterr().out
+
+
+# Functions that meet these primitives, outermost in their programs.
+PRIMITIVES = {
+    "random_bits": lambda key: jax.random.bits(key, (2, 3)),
+    "random_split": lambda key: jax.random.key_data(jax.random.split(key, 3)),
+    "random_fold_in": lambda key: jax.random.key_data(jax.random.fold_in(key, 7)),
+    "mul": lambda key: jax.random.bits(key, (2, 3)).astype(jnp.float32) * 3.0,  # on a row
+    "convert_element_type": lambda key: jax.random.bits(key, (2, 3)).astype(jnp.float32),
+    "jit": lambda key: jax.jit(lambda key: jax.random.bits(key, (2, 3)))(key),
+}
+
+
+@pytest.mark.parametrize("name", PRIMITIVES)
+@pytest.mark.parametrize("change", ["added", "renamed"])
+def test_what_a_later_version_adds_or_renames_is_left_to_jax(name, change):
+    """Equations with unknown parameters, which make other numbers here, are evaluated as they are."""
+
+    def parameters(given):
+        if change == "added":
+            return given | {"later": True}
+        return {f"{old}_renamed": value for old, value in given.items()} or {"later": True}
+
+    draw = with_look_alikes(PRIMITIVES[name], (KEY,), name, parameters)
+    plain, fast = jax.jit(draw)(KEY), jax.jit(in_one_pass(draw))(KEY)
+    np.testing.assert_array_equal(fast, plain, strict=True)
+    assert np.any(plain != jax.jit(PRIMITIVES[name])(KEY))
+
+
+@pytest.mark.parametrize("name", ["random_bits", "random_split"])
+def test_a_parameter_that_is_gone_is_left_to_jax(name):
+    draw = with_look_alikes(PRIMITIVES[name], (KEY,), name, lambda given: {})
+    np.testing.assert_array_equal(jax.jit(in_one_pass(draw))(KEY), jax.jit(draw)(KEY), strict=True)
 
 
 def test_a_program_hashes_once_for_all_uses_of_its_numbers():

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from .._parameters import accumulation_dtype, split
+from .._parameters import accumulation_dtype, split, without_numbers
 from .._problem import Problem
 from .._symmetry import AbstractSymmetry, BoundSymmetry, bind_each
 from .._symmetry._leg import BoundLeg
@@ -160,6 +160,6 @@ def _flops_of_means(made: Plan) -> float:
 
 def _flops(function: Any, arrays: Any, data: Any) -> float:
     """The compiler's count for a function of parameters and samples, before any optimisation."""
-    cost = jax.jit(function).lower(list(arrays), data).cost_analysis()
+    cost = jax.jit(function).lower(without_numbers(arrays), data).cost_analysis()
     cost = cost[0] if isinstance(cost, list) else cost
     return float((cost or {}).get("flops", 0.0))

@@ -6,6 +6,8 @@ from typing import Any
 
 from jax.extend import core
 
+from .._programs import CALLS, CUSTOM_DERIVATIVES, REMATS, SCANS, program_inside, programs_inside
+
 # What a value depends on; the larger wins.
 FIXED, ESCAPED, SAMPLE = 0, 1, 2
 
@@ -14,7 +16,8 @@ def bytes_per_sample(jaxpr: core.Jaxpr, depends: Sequence[int]) -> tuple[int, in
     """Bytes of all values that depend on the sample, and of those that depend on escaped parameters alone.
 
     The latter are one value for all samples in the loss, and one value per sample where its parameters are tapped at
-    themselves.
+    themselves. The first number makes chunks larger and the second makes them smaller, so what is inside of an equation
+    that is not understood counts in the second alone.
 
     Args:
         jaxpr: the program.
@@ -31,30 +34,38 @@ def bytes_per_sample(jaxpr: core.Jaxpr, depends: Sequence[int]) -> tuple[int, in
 
     for eqn in jaxpr.eqns:
         seen = [of(var) for var in eqn.invars]
-        inner = _body(eqn)
-        if inner is None:
-            out = [max(seen, default=FIXED)] * len(eqn.outvars)
-            for var in eqn.outvars:
-                totals[out[0]] += _nbytes(var)
+        highest = max(seen, default=FIXED)
+        out = [highest] * len(eqn.outvars)
+        called = program_inside(eqn, CALLS | REMATS | CUSTOM_DERIVATIVES)
+        looped = program_inside(eqn, SCANS)
+        inner = called or looped
+        if inner is not None:
+            sample, escaped, out_inside = bytes_per_sample(inner.jaxpr, seen)
+            totals[SAMPLE] += _turns(eqn) * sample
+            totals[ESCAPED] += _turns(eqn) * escaped
+            out = out_inside if called else out
         else:
-            length = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
-            sample, escaped, out = bytes_per_sample(inner, seen)
-            totals[SAMPLE] += length * sample
-            totals[ESCAPED] += length * escaped
-            out = [max(seen, default=FIXED)] * len(out) if eqn.primitive.name == "scan" else out
+            totals[highest] += sum(map(_nbytes, eqn.outvars))
+            if highest == ESCAPED:
+                totals[ESCAPED] += _turns(eqn) * sum(map(_everything, programs_inside(eqn)))
         known.update(zip(eqn.outvars, out, strict=True))
     return totals[SAMPLE], totals[ESCAPED], [of(var) for var in jaxpr.outvars]
 
 
-def _body(eqn: core.JaxprEqn) -> core.Jaxpr | None:
-    """The program that an equation runs once, or a number of times, if it is of a kind with one."""
-    inner = eqn.params.get("jaxpr") or eqn.params.get("call_jaxpr")
-    inner = getattr(inner, "jaxpr", inner)
-    if not isinstance(inner, core.Jaxpr):
-        return None
-    fits = len(inner.invars) == len(eqn.invars) and len(inner.outvars) == len(eqn.outvars)
-    return inner if fits else None
+def _everything(jaxpr: core.Jaxpr) -> int:
+    """Bytes of all values of a program and of the programs inside it."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        total += sum(map(_nbytes, eqn.outvars)) + _turns(eqn) * sum(map(_everything, programs_inside(eqn)))
+    return total
+
+
+def _turns(eqn: core.JaxprEqn) -> int:
+    """How often an equation runs what is inside, where it says so."""
+    length = eqn.params.get("length")
+    return length if isinstance(length, int) else 1
 
 
 def _nbytes(var: Any) -> int:
-    return math.prod(var.aval.shape) * getattr(var.aval.dtype, "itemsize", 8)  # keys have no itemsize
+    shape, dtype = getattr(var.aval, "shape", ()), getattr(var.aval, "dtype", None)
+    return math.prod(shape) * getattr(dtype, "itemsize", 8)  # keys have no itemsize

@@ -119,15 +119,11 @@ def partial_moments(
         34.666...
     """
     problem.require_finite("partial_moments")
-    part, silence = _measured_part(problem, params, bind_each(symmetry, params, "partial_moments"))
-    silence.warn()
-    return part
-
-
-def _measured_part(problem: Problem, params: PyTree, symmetries: BoundSymmetries) -> tuple[PartialMoments, Silence]:
-    parts, gradient, silence = moments_and_mean(problem, params, symmetries.each)
+    bound = bind_each(symmetry, params, "partial_moments")
+    parts, gradient, silence = moments_and_mean(problem, params, bound.each)
     require_finite_gradients(problem, params, parts)
-    return PartialMoments(parts, gradient, jnp.asarray(problem.num_samples), symmetries), silence
+    silence.warn()
+    return PartialMoments(parts, gradient, jnp.asarray(problem.num_samples), bound)
 
 
 def estimate_moments(
@@ -159,19 +155,27 @@ def estimate_moments(
         raise ValueError(f"batches is {batches} and there are {count} samples; expected from 2 to that many batches.")
     bound = bind_each(symmetry, params, "estimate_moments")
     edges = [count * b // batches for b in range(batches + 1)]
-    parts, silences = zip(
-        *(
-            _measured_part(
-                Problem(problem.loss, jax.tree_util.tree_map(lambda leaf, a=a, b=b: leaf[a:b], problem.data)),
-                params,
-                bound,
-            )
-            for a, b in itertools.pairwise(edges)
-        ),
-        strict=True,
-    )
-    silences[0].warn()  # one loss, and so the same for all
+    parts = []
+    for start, end in itertools.pairwise(edges):
+        moments, gradient, silence = _moments_of_slice(problem, params, bound.each, jnp.asarray(start), end - start)
+        require_finite_gradients(problem, params, moments)
+        if start == 0:  # one loss, and so the same for all
+            silence.warn()
+        parts.append(PartialMoments(moments, gradient, jnp.asarray(end - start), bound))
     return combine_moments(parts)
+
+
+@jit
+def _moments_of_slice(
+    problem: Problem, params: PyTree, symmetries: tuple[Bound, ...], start: Array, size: int
+) -> tuple[tuple[AbstractMoments, ...], list[Array], Silence]:
+    """The moments of some samples in a row, and their mean gradient; compiled once per size.
+
+    They are looked up one by one: for a slice that begins at a traced number, each device would gather all samples.
+    """
+    rows = start + jnp.arange(size)
+    data = jax.tree_util.tree_map(lambda leaf: jnp.asarray(leaf)[rows], problem.data)
+    return moments_and_mean(Problem(problem.loss, data), params, symmetries)
 
 
 def combine_moments(parts: Sequence[PartialMoments]) -> MomentEstimate:

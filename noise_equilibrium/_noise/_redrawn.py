@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from .._keys import as_key
 from .._minibatch import Minibatches, Replacement
 from .._numbers import Traced, cast
-from .._population import Redrawn
+from .._population import Redrawn, all_redrawn
 from .._problem import Problem
 from .._symmetry import AbstractSymmetry, bind_each
 from ._abstract import AbstractMoments
@@ -109,12 +110,10 @@ def redrawn_moments(
         raise ValueError(f"redraws is {redraws}; expected an integer of at least 2.")
     bound = bind_each(symmetry, params, "redrawn_moments")
     count = problem.data.num_samples
-    sampled = problem.sampled(key, count * redraws)  # redraw r of sample i at place r·N + i
-    groups = jax.tree_util.tree_map(
-        lambda leaf: jnp.swapaxes(leaf.reshape(redraws, count, *leaf.shape[1:]), 0, 1), sampled.data
-    )
-    total, silence = measured_moments(sampled, params, bound.each)
-    require_finite_gradients(sampled, params, total)
+    groups = all_redrawn(problem.data, as_key(key, "redrawn_moments"), int(redraws))
+    each = Problem(problem.loss, jax.tree_util.tree_map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), groups))
+    total, silence = measured_moments(each, params, bound.each)
+    require_finite_gradients(each, params, total)
     silence.warn()
     grouped, _ = measured_moments(Problem(_MeanLoss(problem.loss), groups), params, bound.each)
     between, within = [], []

@@ -1,5 +1,6 @@
 """Traces of the gradient noise with a generator, and the charge rate of every sample, without forming Σ."""
 
+import functools
 import math
 
 import jax
@@ -98,7 +99,7 @@ def charge_rates(problem: Problem, params: PyTree, symmetry: AbstractSymmetry) -
     return rates
 
 
-@jit
+@functools.partial(jit, rows_of=lambda problem, params, symmetry: problem.data)
 def _charge_rates(problem: Problem, params: PyTree, symmetry: Bound) -> tuple[Array, Silence]:
     with jax.default_matmul_precision("highest"):
         if isinstance(symmetry, BoundExponential):

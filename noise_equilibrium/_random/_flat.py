@@ -13,13 +13,18 @@ import jax.numpy as jnp
 from jax.extend import core
 from jaxtyping import Array
 
-from .._programs import COSTLY, evaluate_equation
+from .._programs import COSTLY, Known, any_of, evaluate_equation, knows, nothing
 
 ELEMENTWISE = COSTLY | {
     "abs", "add", "and", "bitcast_convert_type", "ceil", "clamp", "convert_element_type", "copy", "eq", "floor", "ge",
     "gt", "is_finite", "le", "lt", "max", "min", "mul", "ne", "neg", "not", "or", "round", "select_n", "shift_left",
     "shift_right_arithmetic", "shift_right_logical", "sign", "square", "sub", "xor",
 }  # fmt: skip
+# Their parameters, none of which refers to an axis: an equation with one that could is left in its shape.
+PARAMETERS: Known = {
+    **any_of("accuracy", "new_dtype", "out_dtype", "rounding_method", "weak_type", "y"),
+    "sharding": nothing,
+}
 
 
 class Flat(NamedTuple):
@@ -65,7 +70,7 @@ def elementwise(eqn: core.JaxprEqn, operands: Sequence[Any]) -> list[Flat] | Non
     """Evaluate an equation on rows; None if it is not elementwise, or its operands are no rows of one shape."""
     name = eqn.primitive.name
     rows = [operand for operand in operands if isinstance(operand, Flat)]
-    if name not in ELEMENTWISE or not rows or len(eqn.outvars) != 1:
+    if name not in ELEMENTWISE or not rows or len(eqn.outvars) != 1 or not knows(PARAMETERS, eqn):
         return None
     shape = rows[0].shape
     if getattr(eqn.outvars[0].aval, "shape", None) != shape:

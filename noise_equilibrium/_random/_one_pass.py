@@ -4,14 +4,14 @@ import collections
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.core
 from jax.extend import core
 
 from .._keys import IMPLEMENTATION
-from .._programs import CALLS, evaluate_equation
+from .._programs import CALLS, Known, evaluate_equation, knows, program_inside
 from . import _threefry as threefry
 from ._flat import Flat, elementwise, flatten, once, whole
 
@@ -63,14 +63,15 @@ def _evaluate(program: core.ClosedJaxpr, inputs: Sequence[Any]) -> list[Any]:
 
 
 def _evaluate_equation(eqn: core.JaxprEqn, operands: Sequence[Any]) -> Sequence[Any]:
-    name, inner = eqn.primitive.name, eqn.params.get("jaxpr")
-    if name in CALLS and isinstance(inner, core.ClosedJaxpr):
+    inner = program_inside(eqn, CALLS)
+    if inner is not None:
         return _evaluate(inner, operands)
     if (rows := elementwise(eqn, operands)) is not None:
         return rows
     operands = [whole(operand) for operand in operands]
-    if name in _RULES and _is_threefry(operands[0]) and math.prod(eqn.params.get("shape", ())) < 2**32:
-        return [_RULES[name](*operands, **eqn.params)]
+    draw = _DRAWS.get(eqn.primitive.name)
+    if draw is not None and draw.fits(eqn) and _is_threefry(operands[0]):
+        return [draw.function(*operands, **eqn.params)]
     return evaluate_equation(eqn, operands)
 
 
@@ -78,12 +79,36 @@ def _is_threefry(keys: Any) -> bool:
     return str(jax.random.key_impl(keys)) == IMPLEMENTATION
 
 
+class _Draw(NamedTuple):
+    """What stands for a primitive that draws.
+
+    Attributes:
+        function: of the operands, and of the parameters of the equation by their names.
+        operands: how many there are.
+        known: exactly these parameters, at values that are understood; an equation with others is left to JAX.
+    """
+
+    function: Callable[..., Any]
+    operands: int
+    known: Known
+
+    def fits(self, eqn: core.JaxprEqn) -> bool:
+        """Whether the function does what this equation does."""
+        alike = len(eqn.invars) == self.operands and eqn.params.keys() == self.known.keys()
+        return alike and knows(self.known, eqn)
+
+
 def _bits(keys: Any, *, bit_width: int, shape: tuple[int, ...]) -> Flat:
     return flatten(once(lambda: threefry.random_bits(keys, bit_width, shape)))
 
 
-_RULES: dict[str, Callable[..., Any]] = {
-    "random_bits": _bits,
-    "random_split": threefry.split,
-    "random_fold_in": threefry.fold_in,
+def _is_small(shape: Any) -> bool:
+    """A shape whose places one word can count."""
+    return math.prod(shape) < 2**32
+
+
+_DRAWS = {
+    "random_bits": _Draw(_bits, 1, {"bit_width": threefry.UINT.__contains__, "shape": _is_small}),
+    "random_split": _Draw(threefry.split, 1, {"shape": _is_small}),
+    "random_fold_in": _Draw(threefry.fold_in, 2, {}),
 }

@@ -5,13 +5,13 @@ Both are functions of the program alone, never of a clock, so that a sweep is cu
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jax.extend import core
 
-from .._programs import CALLS, COSTLY, REMATS
+from .._programs import CALLS, COSTLY, REMATS, SCANS, program_inside, programs_inside, scan_layout
 
 UNKNOWN_TRIPS = 100  # of a `while` loop, whose trips depend on values
 
@@ -77,9 +77,11 @@ def _work_of_equation(eqn: core.JaxprEqn, own: Sequence[bool]) -> Work:
     written, read = sum(map(_size, eqn.outvars)), max(map(_size, eqn.invars), default=0.0)
     if name in CALLS and eqn.params.get("name") == "threefry":  # written out, with two words for every number
         return Work(RANDOM_WORD * written / 2, LAUNCH, 0.0)
-    bodies = [work_of(body, _own_inside(eqn, body, own)) for body in _bodies(eqn)]
+    bodies = [work_of(body, _own_inside(eqn, body, own)) for body in programs_inside(eqn)]
     if bodies:
-        trips = {"scan": eqn.params.get("length", 1), "while": UNKNOWN_TRIPS}.get(name, 1)
+        length = eqn.params.get("length")
+        loops = length if isinstance(length, int) else UNKNOWN_TRIPS
+        trips = {"scan": loops, "while": UNKNOWN_TRIPS}.get(name, 1)
         combine = max if name == "cond" else sum
         return Work(
             trips * combine(body.per_run for body in bodies),
@@ -89,14 +91,21 @@ def _work_of_equation(eqn: core.JaxprEqn, own: Sequence[bool]) -> Work:
     if name in CHEAP:
         return Work(0.0, 0.0, 0.0)
     if name == "dot_general":
-        shape = _shape(eqn.invars[0])
-        contracted = math.prod(shape[axis] for axis in eqn.params["dimension_numbers"][0][0])
-        return Work(written * contracted * MULTIPLY_ADD, LAUNCH, 0.0)
+        return Work(written * _contracted(eqn) * MULTIPLY_ADD, LAUNCH, 0.0)
     if name == "conv_general_dilated":
         return Work(written * _size(eqn.invars[1]) * MULTIPLY_ADD, LAUNCH, 0.0)
     if name.startswith(("random_", "threefry")):
         return Work(RANDOM_WORD * sum(map(_bytes, eqn.outvars)) / 4, LAUNCH, 0.0)
     return Work(max(written, read) * (TRANSCENDENTAL if name in COSTLY else 1.0), LAUNCH, 0.0)
+
+
+def _contracted(eqn: core.JaxprEqn) -> float:
+    """The number of terms in an entry of a matrix product; an upper bound if it is spelled in an unknown way."""
+    numbers, shape = eqn.params.get("dimension_numbers"), _shape(eqn.invars[0])
+    match numbers:
+        case ((axes, _), (_, _)):
+            return float(math.prod(shape[axis] for axis in axes))
+    return float(math.prod(shape))
 
 
 def _own_inside(eqn: core.JaxprEqn, body: core.Jaxpr, own: Sequence[bool]) -> list[bool]:
@@ -106,22 +115,13 @@ def _own_inside(eqn: core.JaxprEqn, body: core.Jaxpr, own: Sequence[bool]) -> li
         return [any(own)] * count
     inside = list(own[len(own) - count :])  # the inputs of a loop or branch are the last ones of its equation
     if eqn.primitive.name == "scan":
-        first, length = _carry(eqn, body) or (0, count)
+        layout = scan_layout(eqn, body)
+        first, length = (0, count) if layout is None else (layout.num_consts, layout.num_carry)
     elif eqn.primitive.name == "while":
         first, length = max(count - len(eqn.outvars), 0), count
     else:
         return inside
     return [mine or first <= place < first + length for place, mine in enumerate(inside)]
-
-
-def _bodies(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
-    """The programs inside of an equation."""
-    for value in eqn.params.values():
-        for item in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(item, core.ClosedJaxpr):
-                yield item.jaxpr
-            elif isinstance(item, core.Jaxpr):
-                yield item
 
 
 def _shape(var: Any) -> tuple[int, ...]:
@@ -142,11 +142,12 @@ def dependencies(jaxpr: core.Jaxpr) -> list[frozenset[int]]:
     known: dict[Any, frozenset[int]] = {var: frozenset({place}) for place, var in enumerate(jaxpr.invars)}
     for eqn in jaxpr.eqns:
         seen = _looked_up(eqn.invars, known)
-        inner = _called(eqn)
-        if inner is not None and eqn.primitive.name in CALLS | REMATS:
-            out = _through(dependencies(inner), seen)
-        elif inner is not None and eqn.primitive.name == "scan" and (carry := _carry(eqn, inner)) is not None:
-            out = _through_loop(inner, seen, *carry)
+        called, body = program_inside(eqn, CALLS | REMATS), program_inside(eqn, SCANS)
+        layout = None if body is None else scan_layout(eqn, body.jaxpr)
+        if called is not None:
+            out = _through(dependencies(called.jaxpr), seen)
+        elif body is not None and layout is not None:
+            out = _through_loop(body.jaxpr, seen, layout.num_consts, layout.num_carry)
         else:
             out = [frozenset().union(*seen)] * len(eqn.outvars)
         known.update(zip(eqn.outvars, out, strict=True))
@@ -170,36 +171,3 @@ def _through_loop(inner: core.Jaxpr, seen: list[frozenset[int]], first: int, cou
         if carry == seen[first : first + count]:
             return carry + out[count:]
         seen[first : first + count] = carry
-
-
-def _called(eqn: core.JaxprEqn) -> core.Jaxpr | None:
-    """The one program inside of an equation whose inputs and outputs are those of the equation."""
-    bodies = list(_bodies(eqn))
-    if len(bodies) != 1 or bodies[0].constvars:
-        return None
-    fits = len(bodies[0].invars) == len(eqn.invars) and len(bodies[0].outvars) == len(eqn.outvars)
-    return bodies[0] if fits else None
-
-
-def _carry(eqn: core.JaxprEqn, inner: core.Jaxpr) -> tuple[int, int] | None:
-    """Where the carry of a scan begins among its inputs and how long it is; None if that is in doubt.
-
-    It is spelled differently in every version of JAX; the shapes tell it, for only sequences have the axis of the loop.
-    """
-    length = eqn.params.get("length")
-    if not isinstance(length, int):
-        return None
-    into = [_gains(outer, body, length) for outer, body in zip(eqn.invars, inner.invars, strict=True)]
-    out = [_gains(outer, body, length) for outer, body in zip(eqn.outvars, inner.outvars, strict=True)]
-    if None in into + out or into != sorted(into, key=bool) or out != sorted(out, key=bool):
-        return None
-    count = out.count(False)
-    first = into.count(False) - count
-    return (first, count) if first >= 0 else None
-
-
-def _gains(outer: Any, body: Any, length: int) -> bool | None:
-    """Whether a variable has the axis of a loop outside its body; None if the shapes fit neither way."""
-    if outer.aval.shape == body.aval.shape:
-        return False
-    return True if outer.aval.shape == (length, *body.aval.shape) else None

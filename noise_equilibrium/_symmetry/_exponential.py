@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, PyTree
 
 from .._budget import require_room
 from .._inputs import pure
-from .._numbers import cast
-from .._parameters import flatten
+from .._numbers import cast, jit
+from .._parameters import flatten, split, without_numbers
 from ._symmetry import AbstractSymmetry
 
 MatrixFree = Callable[..., Any]  # v ↦ Av on flat vectors
@@ -68,7 +68,7 @@ class ExponentialSymmetry(AbstractSymmetry):
         Raises:
             ValueError: if A has another size than the flattened parameters.
         """
-        vector, _ = flatten(params)
+        vector = jax.eval_shape(lambda arrays: flatten(arrays)[0], without_numbers(split(params)[0]))
         if self.function is None:
             if len(self.powers) != vector.size:
                 raise ValueError(
@@ -92,8 +92,7 @@ class ExponentialSymmetry(AbstractSymmetry):
         Raises:
             ValueError: if A has another size than the parameters.
         """
-        vector, _ = flatten(params)
-        return jnp.vdot(vector, self.bind(params).apply(vector), precision=jax.lax.Precision.HIGHEST)
+        return _charge(self.bind(params), params)
 
     def act(self, params: PyTree, element: Array) -> PyTree:
         """e^{λA} θ, Eq. (8).
@@ -132,6 +131,12 @@ class ExponentialSymmetry(AbstractSymmetry):
                 f"{what} needs the eigenvalues of A, and this A is a function. Give exponential_symmetry the matrix; "
                 "a function is enough for the charge, the generator, Tr[ΣA] and the Noether flow."
             )
+
+
+@jit
+def _charge(symmetry: BoundExponential, params: PyTree) -> Float[Array, ""]:
+    vector, _ = flatten(params)
+    return jnp.vdot(vector, symmetry.apply(vector), precision=jax.lax.Precision.HIGHEST)
 
 
 def exponential_symmetry(A: Any) -> ExponentialSymmetry:

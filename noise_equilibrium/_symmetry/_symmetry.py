@@ -9,7 +9,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .._numbers import cast
+from .._numbers import cast, jit
 from .._parameters import split
 from ._algebra import ALGEBRAS, Algebra
 from ._leg import BoundLeg, Leg, bind_leg
@@ -159,9 +159,7 @@ class Symmetry(AbstractSymmetry):
         Raises:
             ValueError: if a leg does not fit params.
         """
-        bound = self.bind(params)
-        arrays, _ = split(params)
-        return bound.public(sum(cast(power, gram) * gram for power, gram in bound.grams(arrays).items()))  # pyright: ignore[reportArgumentType]
+        return _charge(self.bind(params), split(params)[0])
 
     def act(self, params: PyTree, element: Array) -> PyTree:
         """e^{element} θ, Eq. (8): every leg's axis multiplied by e^{power × element}.
@@ -199,3 +197,8 @@ class Symmetry(AbstractSymmetry):
         tangents = bound.transform(arrays, {leg.power: cast(leg.power, element) * element for leg in bound.legs})
         inside = {leg.index for leg in bound.legs}
         return rebuild([t if index in inside else jnp.zeros_like(t) for index, t in enumerate(tangents)])
+
+
+@jit
+def _charge(symmetry: BoundSymmetry, arrays: list[Array]) -> Array:
+    return symmetry.public(sum(cast(power, gram) * gram for power, gram in symmetry.grams(arrays).items()))  # pyright: ignore[reportArgumentType]

@@ -37,6 +37,25 @@ class Use(NamedTuple):
         other: those of the pulled h; of rows, those of its positions and then the axis that is looked up.
         shape: of the pulled δ, with the loops around it in front.
         dtype: of the product.
+
+    Examples:
+        With W of shape (3, 4) and two inputs h_p of length 2 in columns, y = W[1:3].T @ h has the shape (4, 2). δ has
+        axis 1 of W and the positions p along its axes, h has what the slice left of axis 0, two entries, and p:
+
+        >>> from noise_equilibrium._noise._program import Use, tap
+        >>> import jax.numpy as jnp, noise_equilibrium as ne
+        >>> problem = ne.Problem(lambda w, h: jnp.sum((w[1:3].T @ h) ** 2), jnp.ones((5, 2, 2)))
+        >>> (use,) = tap(problem, jnp.ones((3, 4)), [0]).uses
+        >>> use.side, use.kind, use.view.maps
+        (0, 'product', (Window(label=0, start=1, size=2, stride=1, full=3),))
+        >>> use.output_axes  # 1001, POSITION + 1: axis 1 of h, and none of W
+        ((Atom(label=1, stride=1, size=4),), (Atom(label=1001, stride=1, size=2),))
+        >>> use.other_axes
+        ((Atom(label=0, stride=1, size=2),), (Atom(label=1001, stride=1, size=2),))
+        >>> use.output, use.other, use.shape
+        ((1, 1001), (0, 1001), (4, 2))
+
+        So the gradient of W[1:3] is Σ_p h_p δ_pᵀ: two outer products, of shapes (2,) and (4,).
     """
 
     view: View

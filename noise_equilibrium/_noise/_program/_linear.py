@@ -11,9 +11,12 @@ from ._views import Diagonal, Placed, Product, Reversed, Scale, View, Window, re
 
 
 def rearranged(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
-    """The same entries in another order of axes, another shape or another precision."""
+    """V = W with its axes in another order, in another shape or another precision: the same entries, their atoms moved.
+
+    `transpose` permutes the axes of the view; all others keep the order of the entries, and cut its atoms anew.
+    """
     source, target = aval(eqn.invars[0]), aval(eqn.outvars[0])
-    if len(eqn.invars) != 1 or not jnp.issubdtype(target.dtype, jnp.floating):
+    if not jnp.issubdtype(target.dtype, jnp.floating):
         return None
     name = eqn.primitive.name
     derived = []
@@ -21,7 +24,7 @@ def rearranged(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
         if name == "transpose":
             order = read(eqn, "permutation", tuple)
             axes = None if order is None else tuple(view.axes[axis] for axis in order)
-        elif source.size != target.size or (name == "reshape" and eqn.params.get("dimensions") is not None):
+        elif source.size != target.size:
             return None
         else:  # these keep the order of the entries
             axes = regrouped(view.axes, target.shape)
@@ -32,6 +35,7 @@ def rearranged(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
 
 
 def added(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
+    """V = A ± B with no sample in either: the views of A, and those of B, of the same shape; with −1 behind a minus."""
     shape = aval(eqn.outvars[0]).shape
     derived = []
     for operand, fact in enumerate(facts):
@@ -44,11 +48,12 @@ def added(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
 
 
 def negated(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed:
+    """V = −W: the view behind a factor −1."""
     return Viewed((tuple(Derived(view.mapped(Scale(-1)), 0, place) for place, view in enumerate(facts[0].views)),))
 
 
 def scaled(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
-    """A parameter times or divided by a constant, or one constant per entry of one axis."""
+    """V = c W or W / c with a number c, diag(s) W with one s per entry of one axis: the view behind that factor."""
     divides = eqn.primitive.name == "div"
     mine = 0 if facts[0].views else 1
     factor = aval(eqn.invars[1 - mine])
@@ -70,6 +75,7 @@ def scaled(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
 
 
 def sliced(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
+    """V = W[start : limit : stride] along any axes: the view behind a window on each axis that is cut."""
     starts, limits = read(eqn, "start_indices", tuple), read(eqn, "limit_indices", tuple)
     if starts is None or limits is None:
         return None
@@ -78,6 +84,7 @@ def sliced(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
 
 
 def split(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
+    """V_1, V_2, … = W cut along one axis: one view for each, behind a window that begins where the last one ended."""
     sizes, axis = read(eqn, "sizes", tuple), read(eqn, "axis", int)
     if sizes is None or axis is None:
         return None
@@ -113,6 +120,7 @@ def _windowed(
 
 
 def joined(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
+    """V = [A; B; …] along one axis: the views of all parts, each placed behind the ones before it."""
     axis = read(eqn, "dimension", int)
     if axis is None or any(fact.varies for fact in facts):
         return None
@@ -129,6 +137,7 @@ def joined(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
 
 
 def reversed_(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
+    """V = W[::-1] along any axes: the view behind a reversal of each."""
     dimensions = read(eqn, "dimensions", tuple)
     if dimensions is None:
         return None
@@ -145,7 +154,10 @@ def reversed_(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
 
 
 def times_matrix(eqn: core.JaxprEqn, numbers: Any, view: View, side: int) -> View | None:
-    """The view of the product with a fixed matrix of more than one row, along one whole axis."""
+    """V = B W with a fixed matrix B of more than one row, along one whole axis of W: the view behind B.
+
+    That axis comes first in V, and last in V = W B.
+    """
     (contract, batch) = numbers
     other = aval(eqn.invars[1 - side])
     if len(other.shape) != 2 or len(contract[0]) != 1 or batch[0]:

@@ -10,11 +10,17 @@ from ._actions import Derived, Fact, Use, Used, Viewed, aval, read
 from ._linear import times_matrix
 from ._views import POSITION, Atom, Axis, Scale, View, can_pull
 
+# All fields that the dimension numbers of these equations have; a further one could mean anything.
+GATHER_NUMBERS = {
+    "offset_dims", "collapsed_slice_dims", "start_index_map", "operand_batching_dims", "start_indices_batching_dims",
+}  # fmt: skip
+CONVOLUTION_NUMBERS = {"lhs_spec", "rhs_spec", "out_spec"}
+
 
 def dot(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | Used | None:
-    """A product: of a parameter with a fixed matrix it is a view, with anything else a use."""
-    numbers = read(eqn, "dimension_numbers", tuple)
-    if numbers is None or len(eqn.invars) != 2 or len(eqn.outvars) != 1:
+    """A product y = W h: with a fixed matrix h a view of W, with any other h a use, whose gradient is δ hᵀ."""
+    numbers = _dot_numbers(eqn)
+    if numbers is None or len(eqn.outvars) != 1:
         return None
     if not jnp.issubdtype(aval(eqn.outvars[0]).dtype, jnp.floating):
         return None
@@ -35,7 +41,16 @@ def dot(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | Used | None:
     return _used(uses)
 
 
+def _dot_numbers(eqn: core.JaxprEqn) -> Any:
+    """The axes that are summed, left and right, and those of the batch; None if they are spelled in another way."""
+    match eqn.params.get("dimension_numbers"):
+        case ((left, right), (batch_left, batch_right)):
+            return (left, right), (batch_left, batch_right)
+    return None
+
+
 def _product(eqn: core.JaxprEqn, numbers: Any, view: View, side: int) -> Use | None:
+    """A use y[b, i, p] = Σ_j W[b, i, j] h[b, j, p]: δ has the axes b, i of W and the positions p, h has b, j and p."""
     (contract, batch) = numbers
     mine, theirs = side, 1 - side
     shape = aval(eqn.invars[theirs]).shape
@@ -88,8 +103,9 @@ def row_look_up(eqn: core.JaxprEqn) -> RowLookUp | None:
         return RowLookUp(axis, every, every, True, 0, True) if len(eqn.invars) == 1 + len(shape) else None
     numbers: Any = eqn.params.get("dimension_numbers")
     mode = getattr(eqn.params.get("mode"), "name", "")
-    names = ("start_index_map", "collapsed_slice_dims", "offset_dims", "operand_batching_dims")
-    if not all(hasattr(numbers, name) for name in names) or numbers.operand_batching_dims:
+    if set(getattr(numbers, "_fields", ())) != GATHER_NUMBERS:
+        return None
+    if numbers.operand_batching_dims or numbers.start_indices_batching_dims:
         return None
     if mode not in {"CLIP", "PROMISE_IN_BOUNDS", "FILL_OR_DROP"}:
         return None
@@ -102,7 +118,10 @@ def row_look_up(eqn: core.JaxprEqn) -> RowLookUp | None:
 
 
 def rows(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Used | None:
-    """A look-up of rows, as of an embedding."""
+    """A look-up y_p = W[i_p], as of an embedding: a use at all positions p, whose gradient is Σ_p e_{i_p} δ_pᵀ.
+
+    The second factor is not h but the index i_p, which stands for the unit vector e_{i_p}.
+    """
     look_up = row_look_up(eqn)
     if look_up is None or not facts[0].views or any(fact.views for fact in facts[1:]):
         return None
@@ -122,34 +141,63 @@ def rows(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Used | None:
     return _used(uses)
 
 
-def convolution(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Used | None:
-    """A convolution whose kernel is a parameter: a product with the patches of its input."""
+class Patches(NamedTuple):
+    """How a convolution cuts its input into patches: arguments of `jax.lax.conv_general_dilated_patches`."""
+
+    filter_shape: tuple[int, ...]
+    window_strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    lhs_dilation: tuple[int, ...]
+    rhs_dilation: tuple[int, ...]
+    dimension_numbers: Any
+
+
+def patches_of(eqn: core.JaxprEqn) -> Patches | None:
+    """Read a convolution; None if it is spelled in another way."""
     numbers: Any = eqn.params.get("dimension_numbers")
-    grouped = eqn.params.get("feature_group_count"), eqn.params.get("batch_group_count")
-    if not all(hasattr(numbers, name) for name in ("lhs_spec", "rhs_spec", "out_spec")) or grouped != (1, 1):
+    if set(getattr(numbers, "_fields", ())) != CONVOLUTION_NUMBERS:
         return None
-    if facts[0].views or not facts[1].views:
+    kernel = aval(eqn.invars[1]).shape
+    window = tuple(kernel[axis] for axis in numbers.rhs_spec[2:])
+    names = "window_strides", "padding", "lhs_dilation", "rhs_dilation"
+    per_axis: dict[str, Any] = {name: read(eqn, name, tuple) for name in names}
+    if any(value is None or len(value) != len(window) for value in per_axis.values()):
         return None
-    kernel, out = numbers.rhs_spec, numbers.out_spec
+    return Patches(filter_shape=window, dimension_numbers=numbers, **per_axis)
+
+
+def convolution(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Used | None:
+    """A convolution y[o, p] = Σ_{c, k} W[o, c, k] x[c, p + k]: a product of W with the patch of the input at every p.
+
+    So its gradient is Σ_p δ_p h_pᵀ with h_p the patch, whose axes are the channel c and the window k of the kernel.
+    """
+    patches = patches_of(eqn)
+    if patches is None or facts[0].views or not facts[1].views:
+        return None
+    if not jnp.issubdtype(aval(eqn.outvars[0]).dtype, jnp.floating):
+        return None
+    kernel, out = patches.dimension_numbers.rhs_spec, patches.dimension_numbers.out_spec
     shape = aval(eqn.outvars[0]).shape
     positions: dict[int, Axis] = {axis: _position(axis, shape[axis]) for axis in (out[0], *out[2:])}
     uses = []
     for view in facts[1].views:
         result = {out[1]: view.axes[kernel[0]], **positions}
         patch = tuple(atom for axis in kernel[1:] for atom in view.axes[axis])  # the channel, then the window
-        patches = {out[1]: patch, **positions}
-        output, other = ([axes[axis] for axis in range(len(shape))] for axes in (result, patches))
+        along = {out[1]: patch, **positions}
+        output, other = ([axes[axis] for axis in range(len(shape))] for axes in (result, along))
         uses.append(_use(eqn, view, 1, "convolution", output, other))
     return _used(uses)
 
 
 def _position(axis: int, n: int) -> Axis:
+    """What lies along an axis of positions of length n."""
     return (Atom(POSITION + axis, 1, n),) if n != 1 else ()
 
 
 def _use(
     eqn: core.JaxprEqn, view: View, side: int, kind: str, output: Sequence[Axis], other: Sequence[Axis]
 ) -> Use | None:
+    """The use with these axes of δ and h; None if the gradient of the parameter is no outer product of the two."""
     if not can_pull(view, output, other):
         return None
     first = tuple(dict.fromkeys(atom.label for axes in output for atom in axes))
@@ -162,5 +210,6 @@ def _use(
 
 
 def _used(uses: Sequence[Use | None]) -> Used | None:
+    """The uses of all views of an operand; None if one of them is not possible."""
     found = [use for use in uses if use is not None]
     return Used(tuple(found)) if len(found) == len(uses) else None

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 from jax.extend import core
 from jaxtyping import Array, PyTree
 
-from ..._parameters import split
+from ..._parameters import split, without_numbers
 from ..._problem import Problem
 from ..._programs import evaluate_equation
-from ._actions import Entered, Fact, Looped, Use, Used, Viewed, aval
+from ._actions import Entered, Fact, Looped, Use, Used, Viewed
 from ._equations import action_of
-from ._products import row_look_up
+from ._products import patches_of, row_look_up
 from ._uses import facts_behind, facts_of, find_uses, leaves_in
 from ._views import pull, view_of
 
@@ -72,7 +72,7 @@ def tap(problem: Problem, params: PyTree, leaves: Sequence[int]) -> TappedLoss:
     def loss(arrays: list[Array], sample: PyTree) -> Array:
         return problem.sample_loss(rebuild(arrays), sample)
 
-    jaxpr = jax.make_jaxpr(loss)(arrays, sample)
+    jaxpr = jax.make_jaxpr(loss)(without_numbers(arrays), sample)
     escaped = {leaf: "no entries" for leaf in leaves if not arrays[leaf].size}
     while True:  # what escapes is read as a constant, so that the uses of all others are those of the final program
         facts = tuple(
@@ -196,18 +196,9 @@ def _index(eqn: core.JaxprEqn, operands: Sequence[Any], use: Use) -> Array:
 
 def _patches(eqn: core.JaxprEqn, image: Array) -> Array:
     """What the kernel of a convolution is multiplied with, at every position of the result."""
-    numbers = eqn.params["dimension_numbers"]
-    kernel = aval(eqn.invars[1]).shape
-    return jax.lax.conv_general_dilated_patches(
-        image,
-        filter_shape=[kernel[axis] for axis in numbers.rhs_spec[2:]],
-        window_strides=eqn.params["window_strides"],
-        padding=eqn.params["padding"],
-        lhs_dilation=eqn.params["lhs_dilation"],
-        rhs_dilation=eqn.params["rhs_dilation"],
-        dimension_numbers=numbers,
-        precision=jax.lax.Precision.HIGHEST,
-    )
+    patches = patches_of(eqn)
+    assert patches is not None
+    return jax.lax.conv_general_dilated_patches(image, **patches._asdict(), precision=jax.lax.Precision.HIGHEST)
 
 
 def _rematerialising(options: dict[str, Any]) -> Any:

@@ -257,6 +257,24 @@ def pull(
 
     Returns:
         The factor and the labels of its axes.
+
+    Examples:
+        W of shape (3, 4), sliced, transposed and multiplied: V = 2 W[1:3].T and y = V h for h of length 2, so that the
+        cotangent of V is δ hᵀ with δ of length 4. The cotangent of W[1:3] is 2 h δᵀ: one factor takes the 2, and the
+        slice is left to who adds up the parts of W.
+
+        >>> import jax.numpy as jnp
+        >>> from noise_equilibrium._noise._program._views import Scale, Window, can_pull, pull, view_of
+        >>> view = view_of(0, (3, 4)).mapped(Window(0, start=1, size=2, stride=1, full=3), axis=0)
+        >>> view = view._replace(axes=view.axes[::-1]).mapped(Scale(-1))
+        >>> rows, columns = view.axes  # of V: axis 1 of W, and what is left of its axis 0
+        >>> values = [None, jnp.array(2.0)]  # a window needs nothing, a scale its number
+        >>> delta, labels = pull(jnp.ones(4), [rows], view, values, scaled=False, shared=())
+        >>> delta.tolist(), labels
+        ([1.0, 1.0, 1.0, 1.0], (1,))
+        >>> h, labels = pull(jnp.array([5.0, 7.0]), [columns], view, values, scaled=True, shared=())
+        >>> h.tolist(), labels
+        ([10.0, 14.0], (0,))
     """
     atoms = [atom for axis in axes for atom in axis]
     labels = tuple(dict.fromkeys(atom.label for atom in atoms))
@@ -275,7 +293,26 @@ def pull(
 
 
 def can_pull(view: View, output: Sequence[Axis], other: Sequence[Axis]) -> bool:
-    """Whether the cotangent of a parameter is an outer product of what `pull` makes of the two factors."""
+    """Whether the cotangent of a parameter is an outer product of what `pull` makes of the two factors.
+
+    That asks of every axis of the parameter that one factor has it in full, or both of them the same of it, or that it
+    is not there any more because one entry was taken.
+
+    Examples:
+        W of shape (3, 4), sliced, transposed and multiplied, y = W[1:3].T @ h: δ has axis 1 of W in full, and h all of
+        axis 0 that the slice left. With y = W.reshape(6, 2) @ h it is not so: δ has one half of axis 1, h the other.
+
+        >>> from noise_equilibrium._noise._program._views import Window, can_pull, regrouped, view_of
+        >>> whole = view_of(0, (3, 4))
+        >>> view = whole.mapped(Window(0, start=1, size=2, stride=1, full=3), axis=0)
+        >>> can_pull(view, output=[view.axes[1]], other=[view.axes[0]])
+        True
+        >>> six, two = regrouped(whole.axes, (6, 2))
+        >>> two
+        (Atom(label=1, stride=1, size=2),)
+        >>> can_pull(whole, output=[six], other=[two])
+        False
+    """
     lengths = [_lengths(axes) for axes in (output, other)]
     for label, n in enumerate(view.shape):
         maps = [step for step in view.maps if step.label == label]
