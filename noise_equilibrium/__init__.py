@@ -43,6 +43,7 @@ from ._flow import (
     relaxation_rates,
     time_scales,
 )
+from ._group import AbstractGroup, ElementwiseGroup, MatrixGroup
 from ._noise import (
     AbstractMoments,
     Explanation,
@@ -95,8 +96,10 @@ __all__ = [
     "SGD",
     "SVAG",
     "AbstractDynamics",
+    "AbstractGroup",
     "AbstractMoments",
     "AbstractSymmetry",
+    "ElementwiseGroup",
     "Equilibrium",
     "Explanation",
     "ExponentialSymmetry",
@@ -105,6 +108,7 @@ __all__ = [
     "Labelled",
     "Leg",
     "LegPath",
+    "MatrixGroup",
     "Measurement",
     "MomentEstimate",
     "Moments",

@@ -64,6 +64,7 @@ FLOORS = [
     {"_inputs", "_random"},
     {"_population"},
     {"_problem"},
+    {"_group"},
     {"_symmetry"},
     {"_noise"},
     {"_flow"},

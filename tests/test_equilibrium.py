@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import noise_equilibrium as ne
-from noise_equilibrium._equilibrium import _psd
+from noise_equilibrium._group import _psd
 from noise_equilibrium.models import two_layer_linear as linear
 
 UP, DOWN = linear.symmetry.legs[0].where, linear.symmetry.legs[1].where

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import noise_equilibrium as ne
-from noise_equilibrium._equilibrium._root import Spectrum, flow_root
+from noise_equilibrium._group._root import Spectrum, flow_root
 
 NOISE_SCALE = 0.05
 POWERS = np.array([1.0, 0.3, -0.7, -1.2, 0.0])

@@ -14,7 +14,7 @@ from noise_equilibrium._flow import as_law
 from noise_equilibrium._noise import bound_moments
 from noise_equilibrium._noise._reference import per_sample_gradients
 from noise_equilibrium._parameters import split
-from noise_equilibrium._symmetry import BoundSymmetry
+from noise_equilibrium._symmetry import ElementwiseLegs, MatrixLegs
 from noise_equilibrium._symmetry._algebra import Entrywise
 from noise_equilibrium._symmetry._leg import BoundLeg
 
@@ -55,9 +55,7 @@ def test_second_moments_of_single_entries_are_those_of_the_gradients(loss):
     problem = ne.Problem(loss, normal(9, 20, 5, 3))
     arrays, _ = split(params)
     used = [i for i, g in enumerate(per_sample_gradients(problem, params)) if np.any(g)]
-    terms = tuple(
-        BoundSymmetry((BoundLeg(i, None, 1, 1, arrays[i].size, ""),), Entrywise(), 1, arrays[i].size) for i in used
-    )
+    terms = tuple(ElementwiseLegs((BoundLeg(i, None, 1, 1, arrays[i].size, ""),), Entrywise()) for i in used)
     gradients = per_sample_gradients(problem, params)
     for place, moments in zip(used, bound_moments(problem, params, terms), strict=True):
         flat = np.asarray(gradients[place]).reshape(20, -1)
@@ -184,8 +182,8 @@ def attention(layers=3, width=6, heads=2):
 def test_many_layers_are_one_batch_and_the_same_as_each_alone(monkeypatch):
     problem, params, symmetries = attention()
     balances = []
-    original = _joint.balances.__globals__["balance"]
-    monkeypatch.setitem(_joint.balances.__globals__, "balance", lambda *a: (balances.append(1), original(*a))[1])
+    original = MatrixLegs.balance
+    monkeypatch.setattr(MatrixLegs, "balance", lambda *a: (balances.append(1), original(*a))[1])
     passes = counted(monkeypatch)
     found = ne.find_equilibrium(problem, params, symmetries, 0.05)
     assert len(balances) == 1  # six symmetries of two kinds of legs, but one program

@@ -12,14 +12,12 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._flow import ChargeLaw
+from .._group import AbstractGroup, Balance
 from .._noise import AbstractMoments
-from .._symmetry import Bound, BoundSymmetry, is_matrix
-from ._balance import Motion, balance
-from ._elementwise import Balance
-from ._vantage import vantage
+from .._symmetry import BoundSymmetry
 
 
-def alike(symmetries: Sequence[Bound], arrays: Sequence[Array]) -> list[list[int]]:
+def alike(symmetries: Sequence[AbstractGroup], arrays: Sequence[Array]) -> list[list[int]]:
     """The places of symmetries in groups whose balances are one program."""
     groups: dict[Any, list[int]] = {}
     for place, symmetry in enumerate(symmetries):
@@ -27,42 +25,41 @@ def alike(symmetries: Sequence[Bound], arrays: Sequence[Array]) -> list[list[int
     return list(groups.values())
 
 
-def _kind(symmetry: Bound, arrays: Sequence[Array]) -> Any:
+def _kind(symmetry: AbstractGroup, arrays: Sequence[Array]) -> Any:
     """What the balance of a symmetry depends on, numbers apart; nothing for a generator, which is one of its kind."""
     if not isinstance(symmetry, BoundSymmetry):
         return None
     legs = [(leg.power, arrays[leg.index].size, arrays[leg.index].dtype) for leg in symmetry.legs]
-    of_legs = tuple(legs) if is_matrix(symmetry) else tuple(dict.fromkeys(leg.power for leg in symmetry.legs))
-    return symmetry.algebra, symmetry.blocks, symmetry.size, of_legs
+    return symmetry.algebra, symmetry.shape, tuple(legs) if symmetry.of_matrices else symmetry.powers
 
 
-def vantages(symmetries: Sequence[Bound], arrays: Sequence[Array]) -> list[Motion | None]:
+def vantages(symmetries: Sequence[AbstractGroup], arrays: Sequence[Array]) -> list[Any]:
     """For each symmetry the motion to where its moments are best taken; None where it makes no difference."""
-    gauges: list[Motion | None] = [None] * len(symmetries)
+    gauges: list[Any] = [None] * len(symmetries)
     for places in alike(symmetries, arrays):
-        if is_matrix(symmetries[places[0]]):
-            found = _over(places, symmetries, arrays, lambda one, legs: vantage(one, legs))
+        if symmetries[places[0]].of_matrices:
+            found = _over(places, symmetries, arrays, lambda one, legs: one.vantage(legs))
             for place, gauge in zip(places, found, strict=True):
                 gauges[place] = gauge
     return gauges
 
 
 def balances(
-    symmetries: Sequence[Bound],
+    symmetries: Sequence[AbstractGroup],
     arrays: Sequence[Array],
     moments: Sequence[AbstractMoments],
     law: ChargeLaw,
     samples: int,
-    gauges: Sequence[Motion | None],
+    gauges: Sequence[Any],
 ) -> list[Balance]:
-    """`balance` of symmetries that share no parameter."""
+    """The balances of symmetries that share no parameter."""
     results: dict[int, Balance] = {}
     for places in alike(symmetries, arrays):
         found = _over(
             places,
             symmetries,
             arrays,
-            lambda one, legs, moments, gauge: balance(one, legs, moments, law, samples, gauge),
+            lambda one, legs, moments, gauge: one.balance(legs, moments, law, samples, gauge),
             moments,
             gauges,
         )
@@ -87,7 +84,7 @@ def _over(
 
 def _legs(symmetry: BoundSymmetry, arrays: Sequence[Array]) -> list[Array]:
     """The legs with their axis last, whichever it is in the parameter; none where a balance looks at moments alone."""
-    if not is_matrix(symmetry):
+    if not symmetry.of_matrices:
         return []
     matrices = [leg.to_matrix(arrays[leg.index]) for leg in symmetry.legs]
     return [jnp.moveaxis(matrix, 0, 1).reshape(matrix.shape[1], -1) for matrix in matrices]

@@ -8,18 +8,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from .._double import single
 from .._flow import AbstractLaw, ChargeLaw, as_law
+from .._group import AbstractGroup, Groups
 from .._noise import AbstractMoments, Measurement, bound_moments, measured, or_measurement
 from .._numbers import jit
 from .._parameters import accumulation_dtype, split
 from .._problem import Problem
-from .._symmetry import AbstractSymmetry, Bound, BoundSymmetry, ExponentialSymmetry, bind, is_matrix
-from ._balance import Motion, all_finite, balance, move, relative_flow
+from .._symmetry import AbstractSymmetry, bind
 from ._joint import joint
+from ._numerics import all_finite, relative_flow
 from ._raise import or_raise
 from ._status import Status
-from ._vantage import vantage
 
 
 class Equilibrium(eqx.Module):
@@ -132,20 +131,20 @@ def find_equilibrium(
     return or_raise(found, several) if throw else found
 
 
-def _bound(symmetry: Any, params: PyTree) -> Bound:
-    if isinstance(symmetry, ExponentialSymmetry):
-        symmetry.require_matrix("find_equilibrium")
-    return bind(symmetry, params)
+def _bound(symmetry: Any, params: PyTree) -> AbstractGroup:
+    group = bind(symmetry, params)
+    group.require_spectrum("find_equilibrium")
+    return group
 
 
-def _require_commuting(symmetries: tuple[Bound, ...]) -> None:
+def _require_commuting(symmetries: Groups) -> None:
     """Matrices on one axis commute with nothing else that tells its entries apart."""
-    taken: dict[tuple[int, int | None], list[int]] = {}
+    taken: dict[tuple[int, int | None], list[bool]] = {}
     for symmetry in symmetries:
-        for leg in symmetry.legs if isinstance(symmetry, BoundSymmetry) and symmetry.algebra.rank else ():
-            ranks = taken.setdefault((leg.index, leg.axis), [])
-            ranks.append(symmetry.algebra.rank)  # pyright: ignore[reportAttributeAccessIssue]
-            if len(ranks) > 1 and 2 in ranks:
+        for leg in symmetry.legs if len(symmetry.shape) > 1 else ():  # one number for a block commutes with all
+            of_matrices = taken.setdefault((leg.index, leg.axis), [])
+            of_matrices.append(symmetry.of_matrices)
+            if len(of_matrices) > 1 and any(of_matrices):
                 raise ValueError(
                     f"two symmetries act on axis {leg.axis} of {leg.name}, one of them by matrices, and do not "
                     "commute; expected one of them alone (a double rotation contains the rescalings of its axis)."
@@ -153,12 +152,12 @@ def _require_commuting(symmetries: tuple[Bound, ...]) -> None:
 
 
 @jit
-def _find_one(problem: Problem, params: PyTree, symmetry: Bound, law: AbstractLaw) -> Equilibrium:
+def _find_one(problem: Problem, params: PyTree, symmetry: AbstractGroup, law: AbstractLaw) -> Equilibrium:
     arrays, rebuild = split(params)
     coefficients = law.charge_law(problem)
     usable = _where(_known(arrays, coefficients), arrays, 1)
-    gauge = vantage(symmetry, usable) if is_matrix(symmetry) else None
-    seen = usable if gauge is None else move(symmetry, usable, gauge)
+    gauge = symmetry.vantage(usable)
+    seen = usable if gauge is None else symmetry.multiply(usable, gauge)
     (moments,) = bound_moments(problem, rebuild(seen), (symmetry,), True)
     return _balanced(params, symmetry, moments, coefficients, problem.num_samples, gauge, problem)
 
@@ -172,11 +171,11 @@ def _find_from(measurement: Measurement, law: AbstractLaw) -> Equilibrium:
 
 def _balanced(
     params: PyTree,
-    symmetry: Bound,
+    symmetry: AbstractGroup,
     moments: AbstractMoments,
     law: ChargeLaw,
     samples: Any,
-    gauge: Motion | None,
+    gauge: Any,
     problem: Problem | None,
 ) -> Equilibrium:
     """The equilibrium of one symmetry from its moments, and the flow that is left there if it can be measured."""
@@ -184,16 +183,16 @@ def _balanced(
     known = _known(arrays, law)
     finite = known & all_finite(jax.tree_util.tree_leaves(moments))
     usable, lawful = _where(known, arrays, 1), _usable(law, known)
-    found = balance(symmetry, usable, _where(finite, moments, 1), lawful, samples, gauge)
+    found = symmetry.balance(usable, _where(finite, moments, 1), lawful, samples, gauge)
     stay = ~finite | found.idle
-    there = rebuild(_where(stay, arrays, move(symmetry, arrays, found.motion)))
+    there = rebuild(_where(stay, arrays, symmetry.multiply(arrays, found.motion)))
     if problem is None:
         residual = jnp.asarray(jnp.nan, accumulation_dtype(arrays))
     else:
         (moments,) = bound_moments(problem, there, (symmetry,))
         # Where nothing acts the flow is rounding error over rounding error: 0/0 := 0.
         residual = jnp.where(found.idle, 0, relative_flow(*law.sides(moments)))
-    element, to_zero, to_infinity = single((found.element, found.to_zero, found.to_infinity))
+    element, to_zero, to_infinity = map(symmetry.public, (found.element, found.to_zero, found.to_infinity))
     at_limit = jnp.any(to_zero != 0) | jnp.any(to_infinity != 0)
     flow = residual if problem is not None else jnp.zeros_like(residual)
     return Equilibrium(
@@ -220,7 +219,7 @@ def _where(condition: Array, chosen: PyTree, otherwise: Any) -> Any:
 
 
 @jit
-def _find_several(problem: Problem, params: PyTree, symmetries: tuple[Bound, ...], law: AbstractLaw) -> Equilibrium:
+def _find_several(problem: Problem, params: PyTree, symmetries: Groups, law: AbstractLaw) -> Equilibrium:
     arrays, rebuild = split(params)
     coefficients = law.charge_law(problem)
     known = _known(arrays, coefficients)
@@ -229,7 +228,7 @@ def _find_several(problem: Problem, params: PyTree, symmetries: tuple[Bound, ...
     idle = jnp.stack([end.idle for end in found.ends])
     moved = arrays
     for symmetry, end in zip(symmetries, found.ends, strict=True):
-        moved = move(symmetry, moved, end.motion)
+        moved = symmetry.multiply(moved, end.motion)
     there = rebuild(_where(~finite | jnp.all(idle), arrays, moved))
     measured = bound_moments(problem, there, symmetries)
     flows = [
@@ -238,7 +237,10 @@ def _find_several(problem: Problem, params: PyTree, symmetries: tuple[Bound, ...
     ]
     # A search that measures anew at every step finds a point without flow also where the loss is not invariant.
     residual = jnp.where(_same_loss(problem, params, there) | ~finite, jnp.max(jnp.stack(flows)), 1)
-    ends = single([(end.element, end.to_zero, end.to_infinity) for end in found.ends])
+    ends = [
+        tuple(map(symmetry.public, (end.element, end.to_zero, end.to_infinity)))
+        for symmetry, end in zip(symmetries, found.ends, strict=True)
+    ]
     elements, to_zero, to_infinity = zip(*_where(finite, ends, 0), strict=True)
     at_limit = jnp.stack([jnp.any(limit != 0) for limit in [*to_zero, *to_infinity]]).any()
     diverges = jnp.stack([end.diverges for end in found.ends]).any()
@@ -269,12 +271,10 @@ def _usable(law: ChargeLaw, finite: Array) -> ChargeLaw:
     return jax.tree_util.tree_map(lambda number: jnp.where(finite, number, 1.0), law)
 
 
-def _tolerance(symmetries: tuple[Bound, ...], arrays: list[Array]) -> float:
+def _tolerance(symmetries: Groups, arrays: list[Array]) -> float:
     """√ε of the parameters' own precision, which may be less than that of the moments."""
-    moved = [
-        arrays[leg.index] for symmetry in symmetries if isinstance(symmetry, BoundSymmetry) for leg in symmetry.legs
-    ]
-    return max(float(jnp.finfo(array.dtype).eps) for array in moved or arrays) ** 0.5
+    moved = {place for symmetry in symmetries for place in symmetry.leaves(len(arrays))}
+    return max(float(jnp.finfo(arrays[place].dtype).eps) for place in moved) ** 0.5
 
 
 def _status(

@@ -13,12 +13,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from .._flow import ChargeLaw
+from .._group import AbstractGroup, Groups
 from .._noise import bound_moments
 from .._problem import Problem
-from .._symmetry import Bound, is_matrix, is_scaling, leaves_of
 from ._alike import balances, vantages
-from ._balance import all_finite, move
-from ._group import without_rotation
+from ._numerics import all_finite
 from ._scalings import Scalings, scalings
 from ._turns import Rebuild, data_ground, search
 
@@ -51,12 +50,10 @@ class Joint(NamedTuple):
     sweeps: Int[Array, ""]
 
 
-def joint(
-    problem: Problem, arrays: list[Array], rebuild: Rebuild, symmetries: tuple[Bound, ...], law: ChargeLaw
-) -> Joint:
+def joint(problem: Problem, arrays: list[Array], rebuild: Rebuild, symmetries: Groups, law: ChargeLaw) -> Joint:
     """The motions to the joint equilibrium; differentiable to any order in everything that goes in."""
     alone, scaled, turned = _sorted(symmetries, len(arrays))
-    plans = [scalings([s for s in map(symmetries.__getitem__, places) if is_scaling(s)], arrays) for places in scaled]
+    plans = [scalings([symmetries[place] for place in places], arrays) for places in scaled]
     ends: dict[int, End] = {}
     finite, sweeps = all_finite(arrays), jnp.ones((), jnp.int32)
     if alone or plans:
@@ -69,7 +66,7 @@ def joint(
     if turned:
         there = arrays
         for place, end in ends.items():
-            there = move(symmetries[place], there, end.motion)
+            there = symmetries[place].multiply(there, end.motion)
         found, start_finite, turns = _in_turn(
             problem, there, rebuild, tuple(symmetries[place] for place in turned), law
         )
@@ -78,16 +75,20 @@ def joint(
     return Joint([ends[place] for place in range(len(symmetries))], finite, sweeps)
 
 
-def _sorted(symmetries: Sequence[Bound], count: int) -> tuple[list[int], list[list[int]], list[int]]:
+def _sorted(symmetries: Sequence[AbstractGroup], count: int) -> tuple[list[int], list[list[int]], list[int]]:
     """Symmetries that share no parameter with others; those that share some, but scale alone; and all others."""
-    leaves = [leaves_of(symmetry, count) for symmetry in symmetries]
+    leaves = [group.leaves(count) for group in symmetries]
     groups: list[list[int]] = []
     for place in range(len(symmetries)):
         met = [group for group in groups if any(leaves[place] & leaves[other] for other in group)]
         groups = [group for group in groups if group not in met] + [[place, *(one for group in met for one in group)]]
     alone = sorted(group[0] for group in groups if len(group) == 1)
     several = [sorted(group) for group in groups if len(group) > 1]
-    scaled = [group for group in several if all(is_scaling(symmetries[place]) for place in group)]
+    scaled = [
+        group
+        for group in several
+        if all(symmetries[place].legs and not symmetries[place].of_matrices for place in group)
+    ]
     return alone, scaled, sorted(place for group in several if group not in scaled for place in group)
 
 
@@ -95,7 +96,7 @@ def _from_one_pass(
     problem: Problem,
     arrays: list[Array],
     rebuild: Rebuild,
-    symmetries: Sequence[Bound],
+    symmetries: Sequence[AbstractGroup],
     plans: Sequence[Scalings],
     law: ChargeLaw,
 ) -> tuple[list[End], list[list[End]], Array, Array]:
@@ -103,7 +104,7 @@ def _from_one_pass(
     gauges = vantages(symmetries, arrays)
     seen = arrays
     for symmetry, gauge in zip(symmetries, gauges, strict=True):
-        seen = seen if gauge is None else move(symmetry, seen, gauge)
+        seen = seen if gauge is None else symmetry.multiply(seen, gauge)
     terms = [term for plan in plans for term in plan.terms]
     measured = bound_moments(problem, rebuild(seen), (*symmetries, *terms), True)
     finite = all_finite(jax.tree_util.tree_leaves(measured))
@@ -126,14 +127,12 @@ def _from_one_pass(
 
 
 def _in_turn(
-    problem: Problem, arrays: list[Array], rebuild: Rebuild, symmetries: tuple[Bound, ...], law: ChargeLaw
+    problem: Problem, arrays: list[Array], rebuild: Rebuild, symmetries: Groups, law: ChargeLaw
 ) -> tuple[list[End], Array, Array]:
     """The ends of symmetries that share parameters, of any kind; whether the start was finite; the sweeps."""
     found = search(data_ground(problem, rebuild), arrays, symmetries, law)
     ends = []
     for place, symmetry in enumerate(symmetries):
-        end = found.motions[place], found.elements[place], *found.limits[place]
-        if is_matrix(symmetry):
-            end = without_rotation(symmetry, found.motions[place], found.limits[place])
+        end = symmetry.end(found.motions[place], found.elements[place], found.limits[place])
         ends.append(End(*end, found.diverges[place], found.idle[place]))
     return ends, found.finite, found.sweeps

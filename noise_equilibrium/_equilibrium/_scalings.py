@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._noise import Moments
-from .._symmetry import BoundSymmetry
+from .._symmetry import BoundSymmetry, ElementwiseLegs
 from .._symmetry._algebra import Entrywise
 from .._symmetry._leg import BoundLeg
 from ._turns import Ground
@@ -59,11 +59,10 @@ class Scalings(NamedTuple):
 
     def _moved(self, symmetry: Any, arrays: list[Array], motion: dict[float, Array]) -> list[Array]:
         count, moved = len(self.terms), list(arrays)
-        factors = {power: factor.reshape(symmetry.shape) for power, factor in motion.items()}
         # At a limit one side dies and its gradients, which are 0, stay; the other is empty and its gradients die.
-        dies = jnp.any(jnp.stack([factor == 0 for factor in factors.values()]), axis=0)
+        dies = jnp.any(jnp.stack([factor == 0 for factor in motion.values()]), axis=0)
         for leg in symmetry.legs:
-            square = jnp.where(dies, 1, factors[leg.power]) ** 2
+            square = jnp.where(dies, 1, motion[leg.power]) ** 2
             for kind, factor in enumerate((square, 1 / square, 1 / square)):
                 place = kind * count + leg.index
                 whole = symmetry.algebra.apply(leg.to_matrix(arrays[place]), jnp.where(dies, 0, factor))
@@ -71,7 +70,7 @@ class Scalings(NamedTuple):
         return moved
 
 
-def scalings(symmetries: Sequence[BoundSymmetry], arrays: Sequence[Array]) -> Scalings:
+def scalings(symmetries: Sequence[Any], arrays: Sequence[Array]) -> Scalings:
     """How to measure scalar and diagonal symmetries at once."""
     moving = Counter(leg.index for symmetry in symmetries for leg in symmetry.legs)
     terms: list[BoundSymmetry] = []
@@ -85,7 +84,7 @@ def scalings(symmetries: Sequence[BoundSymmetry], arrays: Sequence[Array]) -> Sc
         if leg.index not in of_leaf:
             of_leaf[leg.index] = len(terms)
             whole = BoundLeg(leg.index, None, 1, 1, arrays[leg.index].size, leg.name)
-            terms.append(BoundSymmetry((whole,), Entrywise(), 1, whole.size))
+            terms.append(ElementwiseLegs((whole,), Entrywise()))
         return replace(leg, index=of_leaf[leg.index])
 
     stand_ins = [replace(s, legs=tuple(stand_in(s, leg) for leg in s.legs)) for s in symmetries]
@@ -95,14 +94,9 @@ def scalings(symmetries: Sequence[BoundSymmetry], arrays: Sequence[Array]) -> Sc
 def _moments(
     symmetry: BoundSymmetry, weight: Sequence[Array], noise: Sequence[Array], mean: Sequence[Array]
 ) -> Moments:
-    powers = tuple(dict.fromkeys(leg.power for leg in symmetry.legs))
 
     def sums(entries: Sequence[Array]) -> tuple[Array, ...]:
-        totals = {}
-        for leg in symmetry.legs:
-            matrix = leg.to_matrix(entries[leg.index])
-            part = symmetry.algebra.product(matrix, jnp.ones_like(matrix))
-            totals[leg.power] = totals[leg.power] + part if leg.power in totals else part
-        return tuple(symmetry.public(totals[power]) for power in powers)
+        totals = symmetry.product(entries, [jnp.ones_like(entry) for entry in entries])
+        return tuple(symmetry.public(totals[power]) for power in symmetry.powers)
 
-    return Moments(sums(weight), sums(noise), sums(mean), powers)
+    return Moments(sums(weight), sums(noise), sums(mean), symmetry.powers)

@@ -14,13 +14,12 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._double import in_double
 from .._flow import ChargeLaw
+from .._group import AbstractGroup, Groups
 from .._noise import AbstractMoments, bound_moments
 from .._parameters import accumulation_dtype
 from .._problem import Problem
-from .._symmetry import Bound, BoundSymmetry, is_matrix, leaves_of
-from ._balance import all_finite, balance, move, norm, relative_flow
-from ._group import compose, coordinates, dimension, element_of, further_limits, identity, nearby
 from ._implicit import implicit_zero
+from ._numerics import all_finite, norm, relative_flow
 
 MAX_SWEEPS = 500
 # Sweeps that are differentiated step by step: directions die in them, which no finite motion can do afterwards.
@@ -38,18 +37,18 @@ class Ground(NamedTuple):
         samples: N.
     """
 
-    moments: Callable[[list[Array], tuple[Bound, ...], bool], tuple[AbstractMoments, ...]]
-    moved: Callable[[Bound, list[Array], Any], list[Array]]
+    moments: Callable[[list[Array], Groups, bool], tuple[AbstractMoments, ...]]
+    moved: Callable[[AbstractGroup, list[Array], Any], list[Array]]
     samples: int
 
 
 def data_ground(problem: Problem, rebuild: Rebuild) -> Ground:
     """The parameters themselves, measured by a pass over the data at every place."""
 
-    def moments(arrays: list[Array], symmetries: tuple[Bound, ...], double: bool) -> tuple[AbstractMoments, ...]:
+    def moments(arrays: list[Array], symmetries: Groups, double: bool) -> tuple[AbstractMoments, ...]:
         return bound_moments(problem, rebuild(arrays), symmetries, double)
 
-    return Ground(moments, move, problem.num_samples)
+    return Ground(moments, lambda group, arrays, motion: group.multiply(arrays, motion), problem.num_samples)
 
 
 class Search(eqx.Module):
@@ -81,7 +80,7 @@ class Search(eqx.Module):
     sweeps: Int[Array, ""]
 
 
-def search(ground: Ground, arrays: list[Array], symmetries: tuple[Bound, ...], law: ChargeLaw) -> Search:
+def search(ground: Ground, arrays: list[Array], symmetries: Groups, law: ChargeLaw) -> Search:
     """Balance symmetries in turn until every relative flow is below ε^0.7, or nothing moves any more.
 
     Differentiable by the implicit function theorem in everything that the ground, the arrays and the law hold.
@@ -100,30 +99,30 @@ def search(ground: Ground, arrays: list[Array], symmetries: tuple[Bound, ...], l
     rest = jax.lax.stop_gradient((end.motions, end.elements))
     arrays = _moved(ground, symmetries, first.arrays, rest[0])
     change = _correction(ground, arrays, symmetries, law)
-    turned = tuple(nearby(symmetry, element) for symmetry, element in zip(symmetries, change, strict=True))
+    turned = tuple(group.near_identity(element) for group, element in zip(symmetries, change, strict=True))
     motions = tuple(
-        compose(symmetry, compose(symmetry, one, two), three)
-        for symmetry, one, two, three in zip(symmetries, first.motions, rest[0], turned, strict=True)
+        group.compose(group.compose(one, two), three)
+        for group, one, two, three in zip(symmetries, first.motions, rest[0], turned, strict=True)
     )
     elements = tuple(
-        one if is_matrix(symmetry) else one + two + three
-        for symmetry, one, two, three in zip(symmetries, first.elements, rest[1], change, strict=True)
+        group.sum_of(one, two, three)
+        for group, one, two, three in zip(symmetries, first.elements, rest[1], change, strict=True)
     )
     limits = tuple(
-        further_limits(symmetry, *parts)
-        for symmetry, *parts in zip(symmetries, first.limits, first.motions, end.limits, strict=True)
+        group.joined_limits(*parts)
+        for group, *parts in zip(symmetries, first.limits, first.motions, end.limits, strict=True)
     )
     moved = _moved(ground, symmetries, arrays, turned)
     return eqx.tree_at(lambda s: (s.arrays, s.motions, s.elements, s.limits), end, (moved, motions, elements, limits))
 
 
-def _at(arrays: list[Array], symmetries: tuple[Bound, ...]) -> Search:
+def _at(arrays: list[Array], symmetries: Groups) -> Search:
     dtype = accumulation_dtype(arrays)
     count = len(symmetries)
-    zeros = [_zero(symmetry, dtype) for symmetry in symmetries]
+    zeros = [group.zero(dtype) for group in symmetries]
     return Search(
         arrays=arrays,
-        motions=tuple(identity(symmetry, dtype) for symmetry in symmetries),
+        motions=tuple(group.identity(dtype) for group in symmetries),
         elements=tuple(zeros),
         limits=tuple((zero, zero) for zero in zeros),
         diverges=jnp.zeros(count, bool),
@@ -135,31 +134,23 @@ def _at(arrays: list[Array], symmetries: tuple[Bound, ...]) -> Search:
     )
 
 
-def _zero(symmetry: Bound, dtype: Any) -> Any:
-    """The element that moves nothing."""
-    if not isinstance(symmetry, BoundSymmetry):
-        return jnp.zeros((), dtype)
-    zero = symmetry.public(jnp.zeros(symmetry.shape, dtype))
-    return in_double(lambda zero: zero, zero, keep=True) if is_matrix(symmetry) else zero
-
-
 def _unmoved(state: Search, start: Search) -> Search:
     """The same place as a start of its own."""
     fresh = (start.motions, start.elements, start.limits)
     return eqx.tree_at(lambda s: (s.motions, s.elements, s.limits), state, fresh)
 
 
-def _moved(ground: Ground, symmetries: tuple[Bound, ...], arrays: list[Array], motions: tuple[Any, ...]) -> list[Array]:
+def _moved(ground: Ground, symmetries: Groups, arrays: list[Array], motions: tuple[Any, ...]) -> list[Array]:
     for symmetry, motion in zip(symmetries, motions, strict=True):
         arrays = ground.moved(symmetry, arrays, motion)
     return arrays
 
 
-def _turns(symmetries: tuple[Bound, ...], count: int) -> list[list[int]]:
+def _turns(symmetries: Groups, count: int) -> list[list[int]]:
     """The symmetries in groups that share no parameter."""
     groups: list[tuple[list[int], set[int]]] = []
     for place, symmetry in enumerate(symmetries):
-        leaves = leaves_of(symmetry, count)
+        leaves = symmetry.leaves(count)
         for members, taken in groups:
             if not taken & leaves:
                 members.append(place)
@@ -172,7 +163,7 @@ def _turns(symmetries: tuple[Bound, ...], count: int) -> list[list[int]]:
 
 def _sweep(
     ground: Ground,
-    symmetries: tuple[Bound, ...],
+    symmetries: Groups,
     law: ChargeLaw,
     turns: Sequence[Sequence[int]],
     state: Search,
@@ -189,21 +180,19 @@ def _sweep(
         usable_law = jax.tree_util.tree_map(lambda number: jnp.where(usable, number, jnp.ones_like(number)), law)  # noqa: B023
         for place, moments in zip(turn, measured, strict=True):
             moments = jax.tree_util.tree_map(lambda leaf: jnp.where(usable, leaf, 1), moments)  # noqa: B023
-            found = balance(symmetries[place], arrays, moments, usable_law, ground.samples)
-            if not is_matrix(symmetries[place]):
+            group = symmetries[place]
+            found = group.balance(arrays, moments, usable_law, ground.samples)
+            if not group.of_matrices:  # the sums of a loop keep their dtype; matrices are double anyway
                 found = jax.tree_util.tree_map(lambda x: x.astype(dtype) if x.dtype != bool else x, found)
-                elements[place] = elements[place] + found.element
+            elements[place] = group.sum_of(elements[place], found.element)
             here = in_double(_relative_flow, jax.lax.stop_gradient(moments), usable_law).astype(dtype)
             flow = jnp.maximum(flow, jnp.where(found.idle | found.diverges, 0, here))
-            lost = found.dies if is_matrix(symmetries[place]) else (found.to_zero, found.to_infinity)
-            limits[place] = further_limits(
-                symmetries[place], limits[place], motions[place], jax.lax.stop_gradient(lost)
-            )
-            motions[place] = compose(symmetries[place], motions[place], found.motion)
+            limits[place] = group.further_limits(limits[place], motions[place], jax.lax.stop_gradient(found))
+            motions[place] = group.compose(motions[place], found.motion)
             diverges, idle = diverges.at[place].set(found.diverges), idle.at[place].set(found.idle)
             arrays = [
                 jnp.where(usable, new, old)
-                for new, old in zip(ground.moved(symmetries[place], arrays, found.motion), arrays, strict=True)
+                for new, old in zip(ground.moved(group, arrays, found.motion), arrays, strict=True)
             ]
     pairs = zip(*jax.lax.stop_gradient((arrays, state.arrays)), strict=True)
     steps = [(norm(new - old) / jnp.where(norm(old) > 0, norm(old), 1)).astype(dtype) for new, old in pairs]
@@ -229,21 +218,21 @@ def _iterate(sweep: Callable[[Search], Search], start: Search) -> Search:
     return jax.lax.while_loop(goes_on, lambda state: pure(state, *numbers), start)
 
 
-def _correction(ground: Ground, arrays: list[Array], symmetries: tuple[Bound, ...], law: ChargeLaw) -> list[Array]:
+def _correction(ground: Ground, arrays: list[Array], symmetries: Groups, law: ChargeLaw) -> list[Array]:
     """Elements that are 0, with the derivatives of those that keep every flow at 0."""
-    sizes = [dimension(symmetry) for symmetry in symmetries]
+    sizes = [group.dimension for group in symmetries]
     ends = [sum(sizes[: place + 1]) for place in range(len(sizes))]
 
     def elements(vector: Array) -> list[Array]:
         parts = jnp.split(vector, ends[:-1])
-        return [element_of(symmetry, part) for symmetry, part in zip(symmetries, parts, strict=True)]
+        return [group.element_of(part) for group, part in zip(symmetries, parts, strict=True)]
 
     def flows(vector: Array) -> Array:
-        motions = [nearby(symmetry, part) for symmetry, part in zip(symmetries, elements(vector), strict=True)]
+        motions = [group.near_identity(part) for group, part in zip(symmetries, elements(vector), strict=True)]
         measured = ground.moments(_moved(ground, symmetries, arrays, tuple(motions)), symmetries, False)
         every = [
-            coordinates(symmetry, law.flow(moments)).astype(vector.dtype)
-            for symmetry, moments in zip(symmetries, measured, strict=True)
+            group.coordinates(law.flow(moments).reshape(group.shape)).astype(vector.dtype)
+            for group, moments in zip(symmetries, measured, strict=True)
         ]
         return jnp.concatenate(every)
 

@@ -1,6 +1,5 @@
 """The flow of a charge along its orbit, with the loss directions at rest: theory, "Time scales"."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +18,7 @@ from .._noise import Measurement, measured, or_measurement
 from .._numbers import jit
 from .._parameters import accumulation_dtype, split
 from .._problem import Problem
-from .._symmetry import AbstractSymmetry, BoundSymmetry, is_matrix
+from .._symmetry import AbstractSymmetry
 from ._law import AbstractLaw, as_law, powers_of
 
 MAX_STEPS = 2**16
@@ -76,7 +75,7 @@ def orbit_flow(problem: Problem, params: PyTree, symmetry: AbstractSymmetry, law
     measurement = measured(problem, params, symmetry, "orbit_flow")
     law.charge_law(measurement.source)  # raises for bad numbers, which cannot be seen once they are traced
     bound = measurement.symmetry
-    size = math.prod(bound.shape) if isinstance(bound, BoundSymmetry) else 1
+    size = bound.size
     require_room(
         f"orbit_flow at {times.size} times with a charge of {size} numbers",
         times.size * size,
@@ -90,7 +89,7 @@ def orbit_flow(problem: Problem, params: PyTree, symmetry: AbstractSymmetry, law
 def _orbit_flow(measurement: Measurement, law: AbstractLaw, times: Array) -> OrbitFlow:
     symmetry = measurement.symmetry
     moments, coefficients = law.acting(measurement)
-    if is_matrix(symmetry):
+    if symmetry.of_matrices:
         moments = single(moments)
         grams = moments.weight_plus, moments.weight_minus
         sides = coefficients.sides(moments)

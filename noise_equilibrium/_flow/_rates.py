@@ -4,11 +4,10 @@ from typing import Any
 
 from jaxtyping import Array, PyTree
 
-from .._double import in_double
 from .._noise import Measurement, measured, or_measurement
 from .._numbers import cast, jit
 from .._problem import Problem
-from .._symmetry import AbstractSymmetry, is_matrix
+from .._symmetry import AbstractSymmetry
 from ._law import AbstractLaw, as_law
 
 
@@ -77,6 +76,4 @@ def expected_charge_step(problem: Problem, params: PyTree, symmetry: AbstractSym
 @jit
 def _flow(measurement: Measurement, law: AbstractLaw) -> Array:
     moments, coefficients = law.acting(measurement)
-    if is_matrix(measurement.symmetry):
-        return in_double(lambda moments, law: law.flow(moments), moments, coefficients)
-    return coefficients.flow(moments)
+    return measurement.symmetry.in_own_precision(lambda moments, law: law.flow(moments), moments, coefficients)

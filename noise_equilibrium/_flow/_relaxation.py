@@ -1,19 +1,15 @@
 """How fast charges relax to the noise equilibrium: Section 4.2; t_equi = 1/κ."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Int, PyTree
 
-from .._double import in_double
-from .._linalg import eigh
 from .._noise import AbstractMoments, Measurement, measured, or_measurement
 from .._numbers import cast, jit
 from .._problem import Problem
-from .._symmetry import AbstractSymmetry, Bound, BoundSymmetry, is_matrix
+from .._symmetry import AbstractSymmetry
 from ._law import AbstractLaw, ChargeLaw, as_law
 
 # The longest axis whose d(d+1)/2 rates are all computed. They take d⁶ time and several arrays of d⁴/2 numbers: at
@@ -121,38 +117,25 @@ def relaxation_modes(problem: Problem, params: PyTree, symmetry: AbstractSymmetr
 
 @jit
 def _relaxation_rates(measurement: Measurement, law: AbstractLaw) -> Array:
-    moments, coefficients = law.acting(measurement)
-    if not is_matrix(measurement.symmetry):
-        return _rates(coefficients, _quotient(*_both_sides(moments, coefficients)))
+    group = measurement.symmetry
 
     def rates(moments: AbstractMoments, coefficients: ChargeLaw) -> Array:
-        noise, weight = _both_sides(moments, coefficients)
-        if noise.shape[-1] <= WHOLE_SPECTRUM:
-            return _rates(coefficients, _over_blocks(_all_ratios, noise, weight))
-        found = _over_blocks(_extremes, noise, weight)
-        first, last = found.ratios[..., 0], found.ratios[..., 1]
-        some_empty = (found.active < noise.shape[-1]) & ~jnp.isnan(last)
-        return _rates(coefficients, jnp.stack([first, jnp.where(some_empty, jnp.inf, last)], axis=-1))
+        return _rates(coefficients, group.ratios(*_both_sides(moments, coefficients), WHOLE_SPECTRUM))
 
-    return in_double(rates, moments, coefficients)
+    return group.in_own_precision(rates, *law.acting(measurement))
 
 
 @jit
 def _relaxation_modes(measurement: Measurement, law: AbstractLaw) -> RelaxationModes:
-    symmetry = measurement.symmetry
+    group = measurement.symmetry
 
     def modes(moments: AbstractMoments, coefficients: ChargeLaw) -> RelaxationModes:
-        noise, weight = _both_sides(moments, coefficients)
-        if is_matrix(symmetry):
-            found = _over_blocks(_extremes, noise, weight)
-        else:
-            found = _extreme_entries(noise, weight, jnp.ndim(noise) - _axes_of_blocks(symmetry))
+        found = group.extreme_ratios(*_both_sides(moments, coefficients))
         rates = _rates(coefficients, found.ratios)
         first, last = found.directions
         return RelaxationModes(rates[..., 0], rates[..., 1], first, last, found.active)
 
-    moments, coefficients = law.acting(measurement)
-    return in_double(modes, moments, coefficients) if is_matrix(symmetry) else modes(moments, coefficients)
+    return group.in_own_precision(modes, *law.acting(measurement))
 
 
 def _both_sides(moments: AbstractMoments, coefficients: ChargeLaw) -> tuple[Array, Array]:
@@ -166,103 +149,6 @@ def _both_sides(moments: AbstractMoments, coefficients: ChargeLaw) -> tuple[Arra
     return noise + cast(coefficients.mean, weight) * both(moments.mean), weight
 
 
-def _axes_of_blocks(symmetry: Bound) -> int:
-    return int(isinstance(symmetry, BoundSymmetry) and symmetry.blocks > 1)
-
-
-def _over_blocks(function: Callable[[Array, Array], Any], noise: Array, weight: Array) -> Any:
-    """A function of one block for each of them."""
-    with jax.default_matmul_precision("highest"):
-        return (function if noise.ndim == 2 else jax.vmap(function))(noise, weight)
-
-
 def _rates(law: ChargeLaw, ratios: Array) -> Array:
     rates = 4 * cast(law.decay, ratios) + 2 * cast(law.scale, ratios) * ratios
     return jnp.where(jnp.isinf(ratios), jnp.inf, rates)  # also at a noise scale of 0
-
-
-def _quotient(noise: Array, weight: Array) -> Array:
-    empty = weight == 0
-    return jnp.where(empty, jnp.inf, noise / jnp.where(empty, 1, weight))
-
-
-def _present(values: Float[Array, " d"]) -> Array:
-    """Which eigenvalues of a Gram are not zero to rounding."""
-    return values > 8 * len(values) * jnp.finfo(values.dtype).eps * values[-1]
-
-
-class _Extremes(NamedTuple):
-    """The smallest and the largest ratio M/N of the directions that are not empty, (2,), and the directions, (2, …)."""
-
-    ratios: Array
-    directions: tuple[Array, Array]
-    active: Array
-
-
-def _extremes(noise: Float[Array, "d d"], weight: Float[Array, "d d"]) -> _Extremes:
-    """The extreme eigenvalues of Mf = ρNf and their f of length 1, with the null space of N dropped."""
-    values, basis = eigh(jax.lax.stop_gradient(weight))
-    present = _present(values)
-    active = jnp.sum(present)
-    whiten = basis * jnp.where(present, jax.lax.rsqrt(jnp.where(present, values, 1)), 0)
-    whitened = whiten.T @ jax.lax.stop_gradient(noise) @ whiten
-    # M is positive semidefinite up to rounding: at −1 on the scale of its trace the dropped directions stand first.
-    scale = jnp.trace(whitened)
-    whitened = whitened / jnp.where(scale > 0, scale, 1)
-    dropped = -jnp.diag((~present).astype(values.dtype))
-    _, vectors = eigh(jnp.where(present[:, None] & present[None, :], whitened, dropped))
-    places = jnp.stack([jnp.minimum(len(values) - active, len(values) - 1), len(values) - 1])
-    directions = (whiten @ vectors[:, places]).T
-    lengths = jnp.linalg.norm(directions, axis=1, keepdims=True)
-    directions = directions / jnp.where(lengths > 0, lengths, 1)
-    # Rayleigh quotients at fixed eigenvectors have the right first derivatives and need none of the eigenvectors'.
-    directions = jax.lax.stop_gradient(directions)
-    above, below = (jnp.einsum("af,fg,ag->a", directions, gram, directions) for gram in (noise, weight))
-    ratios = jnp.where(active == 0, jnp.inf, above / jnp.where(active == 0, 1, below))
-    ratios = jnp.where(jnp.isfinite(values[-1]), ratios, jnp.nan)  # what is not a number is not empty
-    return _Extremes(ratios, (directions[0], directions[1]), active)
-
-
-def _extreme_entries(noise: Array, weight: Array, axes: int) -> _Extremes:
-    """The same for one number per entry: along the last axis if there is one."""
-    noise, weight = (gram[..., None] if axes == 0 else gram for gram in (noise, weight))
-    present = weight != 0
-    ratios = noise / jnp.where(present, weight, 1)
-    places = (
-        jnp.argmin(jnp.where(present, ratios, jnp.inf), axis=-1),
-        jnp.argmax(jnp.where(present, ratios, -jnp.inf), axis=-1),
-    )
-    active = jnp.sum(present, axis=-1)
-    chosen = [jnp.take_along_axis(ratios, place[..., None], axis=-1)[..., 0] for place in places]
-    extremes = jnp.where((active > 0)[..., None], jnp.stack(chosen, axis=-1), jnp.inf)
-    some = (active > 0)[..., None]
-    first, last = (jnp.where(some, jax.nn.one_hot(place, noise.shape[-1], dtype=noise.dtype), 0) for place in places)
-    directions = (first[..., 0], last[..., 0]) if axes == 0 else (first, last)
-    return _Extremes(extremes, directions, active)
-
-
-def _all_ratios(noise: Float[Array, "d d"], weight: Float[Array, "d d"]) -> Float[Array, " d(d+1)/2"]:
-    """Ascending eigenvalues of {B, M} = ρ {B, N}, with the null space of B ↦ {B, N} dropped (its ratios +inf)."""
-    d = len(weight)
-    values, basis = eigh(jax.lax.stop_gradient(weight))
-    full = _present(values)
-    rows, columns = jnp.triu_indices(d)
-    # In the eigenbasis of N, B_ij + B_ji is scaled by n_i + n_j; whiten by it, on an orthonormal basis of the B.
-    units = jnp.zeros((len(rows), d, d), values.dtype).at[jnp.arange(len(rows)), rows, columns].set(1)
-    units = (units + units.mT) * jnp.where(rows == columns, 0.5, jnp.sqrt(0.5)).astype(values.dtype)[:, None, None]
-    present = full[rows] | full[columns]
-    scale = jnp.where(present, jax.lax.rsqrt(jnp.where(present, values[rows] + values[columns], 1)), 0)
-    units = basis @ (units * scale[:, None, None]) @ basis.T
-    anticommutators = units @ jax.lax.stop_gradient(noise)
-    operator = 2 * jnp.einsum("aij,bij->ab", units, anticommutators)
-    # Both sides are positive semidefinite: at −1 the dropped directions mix with no others.
-    both_present = present[:, None] & present[None, :]
-    ratios, vectors = eigh(jnp.where(both_present, operator, -jnp.diag((~present).astype(operator.dtype))))
-    # Rayleigh quotients at fixed eigenvectors have the right derivatives and need none of the eigenvectors'.
-    modes = jnp.einsum("ab,aij->bij", jax.lax.stop_gradient(vectors), units)
-    squares = modes @ modes
-    norm = jnp.einsum("bij,ij->b", squares, weight)
-    dropped = ratios < -0.5
-    rates = jnp.einsum("bij,ij->b", squares, noise) / jnp.where(dropped, 1, norm)
-    rates = jnp.sort(jnp.where(dropped, jnp.inf, rates))
-    return jnp.where(jnp.isfinite(values[-1]), rates, jnp.nan)  # what is not a number is not empty

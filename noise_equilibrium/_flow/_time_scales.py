@@ -9,12 +9,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .._budget import require_room
+from .._group import AbstractGroup
 from .._linalg import eigh
 from .._noise import measured, or_measurement
 from .._numbers import jit
 from .._parameters import flatten, split, widest_dtype
 from .._problem import Problem
-from .._symmetry import AbstractSymmetry, Bound
+from .._symmetry import AbstractSymmetry
 from ._across import across_orbit
 from ._lanczos import smallest_nonzero
 from ._relaxation import relaxation_modes
@@ -96,7 +97,7 @@ def time_scales(
 
 
 @jit
-def _least_curvature(problem: Problem, params: PyTree, symmetry: Bound, dense: bool) -> tuple[Array, Array]:
+def _least_curvature(problem: Problem, params: PyTree, symmetry: AbstractGroup, dense: bool) -> tuple[Array, Array]:
     """h, and how far from it the nearest curvature may be."""
     theta, _ = flatten(params)
     threshold = 1e-6 if theta.dtype == jnp.float64 else 1e-3
@@ -115,7 +116,7 @@ def _least_curvature(problem: Problem, params: PyTree, symmetry: Bound, dense: b
     return least, jnp.zeros_like(least)
 
 
-def _curvature(problem: Problem, params: PyTree, symmetry: Bound) -> Callable[[Array], Array]:
+def _curvature(problem: Problem, params: PyTree, symmetry: AbstractGroup) -> Callable[[Array], Array]:
     """The map of v to P∇²L_γ P v, P the projector on the complement of the orbit."""
     theta, unflatten = flatten(params)
     gradient = jax.grad(lambda theta: problem.risk(unflatten(theta)))

@@ -4,10 +4,10 @@
 takes their Grams in one pass over the data; the other modules are what is made of them.
 """
 
-from ._abstract import AbstractMoments
+from ._abstract import AbstractMoments, Moments
 from ._explain import Explanation, LegPath, explain
 from ._measurement import Measurement, Source, measure, measured, or_measurement
-from ._moments import Moments, bound_moments, noise_moments
+from ._moments import bound_moments, noise_moments
 from ._partial import MomentEstimate, PartialMoments, combine_moments, estimate_moments, partial_moments
 from ._redrawn import RedrawnMoments, redrawn_moments
 from ._reference import gradient_covariance

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from .._double import single
+from .._group import AbstractGroup, Groups
 from .._parameters import split
 from .._problem import Problem
-from .._symmetry import AbstractSymmetry, Bound, BoundExponential, ExponentialSymmetry, bind, bind_each
+from .._symmetry import AbstractSymmetry, ExponentialSymmetry, bind, bind_each
 from ._abstract import AbstractMoments
 from ._finite import require_finite_gradients
 from ._moments import measured_moments
@@ -59,7 +60,7 @@ class Measurement(eqx.Module):
     params: PyTree
     gradient: PyTree
     count: Any
-    symmetry: Bound
+    symmetry: AbstractGroup
     measured: AbstractMoments
     within: Any
     source: Source
@@ -91,10 +92,9 @@ class Measurement(eqx.Module):
         return self._with_blocks(self.measured.mean)
 
     def _with_blocks(self, grams: Any) -> Any:
-        if isinstance(self.symmetry, BoundExponential):
+        if not isinstance(grams, tuple):  # along the powers of a generator
             return grams
-        shape = self.symmetry.shape
-        return jax.tree_util.tree_map(lambda gram: gram.reshape(shape), single(grams))
+        return tuple(gram.reshape(self.symmetry.shape) for gram in single(grams))
 
     def require_problem(self, what: str) -> Problem:
         """The problem.
@@ -152,9 +152,7 @@ def measure(
     return found if several else found[0]
 
 
-def _measure(
-    problem: Problem, params: PyTree, symmetries: tuple[Bound, ...], gradient: bool = False
-) -> tuple[Measurement, ...]:
+def _measure(problem: Problem, params: PyTree, symmetries: Groups, gradient: bool = False) -> tuple[Measurement, ...]:
     moments, silence = measured_moments(problem, params, symmetries, True)
     silence.warn()
     slope = None
@@ -201,19 +199,20 @@ def measured(problem: Any, params: PyTree, symmetry: Any, what: str, matrix: boo
     """
     if isinstance(problem, Problem):
         problem.require_finite(what)
-        if matrix and isinstance(symmetry, ExponentialSymmetry):
-            symmetry.require_matrix(what)
-        return _measure(problem, params, (bind(symmetry, params),))[0]
+        bound = bind(symmetry, params)
+        if matrix:
+            bound.require_spectrum(what)
+        return _measure(problem, params, (bound,))[0]
     found = problem if isinstance(problem, Measurement) else problem.measurement()
     if not isinstance(found, Measurement):
         raise ValueError(f"{what} got the measurements of {len(found)} symmetries; expected one: give it each in turn.")
-    if matrix and isinstance(found.symmetry, BoundExponential) and found.symmetry.function is not None:
-        raise ValueError(f"{what} needs the eigenvalues of A, and this measurement is of a matrix-free one.")
+    if matrix:
+        found.symmetry.require_spectrum(what)
     return found
 
 
 def without_data(
-    params: PyTree, bound: Bound, moments: AbstractMoments, count: Any, source: Source, within: Any = None
+    params: PyTree, bound: AbstractGroup, moments: AbstractMoments, count: Any, source: Source, within: Any = None
 ) -> Measurement:
     """A measurement of data that are not at hand."""
     return Measurement(params, None, count, bound, moments, within, source, None)

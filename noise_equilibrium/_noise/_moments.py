@@ -9,55 +9,21 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, overload
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._double import in_double
-from .._numbers import cast, jit
+from .._group import AbstractGroup, Groups
+from .._numbers import jit
 from .._parameters import accumulation_dtype, split
 from .._problem import Problem
-from .._symmetry import (
-    AbstractSymmetry,
-    Bound,
-    BoundExponential,
-    BoundSymmetry,
-    ExponentialSymmetry,
-    Symmetry,
-    bind_each,
-)
-from ._abstract import AbstractMoments
+from .._symmetry import AbstractSymmetry, BoundSymmetry, ExponentialSymmetry, Symmetry, bind_each
+from ._abstract import AbstractMoments, Moments, as_kept
 from ._finite import require_finite_gradients
 from ._pass import gradient_grams
 from ._silence import Silence
-from ._spectral import SpectralMoments, spectral_moments, squares
-
-
-class Moments(AbstractMoments):
-    """The weight, noise and mean-gradient Grams of the legs of a symmetry (theory, "Closed form").
-
-    Attributes:
-        powers: the distinct powers of the legs, in the order of their first leg.
-        weight: for each power, Σ θ_legᵀθ_leg over its legs.
-        noise: for each power, Σ (E[g_legᵀg_leg] − ḡ_legᵀḡ_leg).
-        mean: for each power, Σ ḡ_legᵀḡ_leg.
-
-    Each Gram has the shape of the charge. The properties add them up, counted with |power|, over the legs of one sign.
-    """
-
-    weight: tuple[Array, ...]
-    noise: tuple[Array, ...]
-    mean: tuple[Array, ...]
-    powers: tuple[float, ...] = eqx.field(static=True)
-
-    def total(self, grams: tuple[Array, ...], sign: int, exponent: int = 1) -> Array:
-        """Σ |power|^exponent × Gram over the powers of one sign; zero if there is none."""
-        total = jnp.zeros_like(grams[0])
-        for power, value in zip(self.powers, grams, strict=True):
-            if power * sign > 0:
-                total = total + cast(abs(power) ** exponent, value) * value
-        return total
+from ._spectral import SpectralMoments, dense_moments
 
 
 @overload
@@ -121,7 +87,7 @@ def noise_moments(
 
 
 def bound_moments(
-    problem: Problem, params: PyTree, symmetries: tuple[Bound, ...], double: bool = False
+    problem: Problem, params: PyTree, symmetries: Groups, double: bool = False
 ) -> tuple[AbstractMoments, ...]:
     """`noise_moments` of symmetries that know their parameters, for use in programs: finite or not."""
     moments, silence = measured_moments(problem, params, symmetries, double)
@@ -131,7 +97,7 @@ def bound_moments(
 
 @jit
 def measured_moments(
-    problem: Problem, params: PyTree, symmetries: tuple[Bound, ...], double: bool = False
+    problem: Problem, params: PyTree, symmetries: Groups, double: bool = False
 ) -> tuple[tuple[AbstractMoments, ...], Silence]:
     """The moments, and what the loss does not depend on; compiled once per problem, shapes and legs.
 
@@ -147,25 +113,23 @@ def measured_moments(
 
 @jit
 def moments_and_mean(
-    problem: Problem, params: PyTree, symmetries: tuple[Bound, ...], double: bool = False
+    problem: Problem, params: PyTree, symmetries: Groups, double: bool = False
 ) -> tuple[tuple[AbstractMoments, ...], list[Array], Silence]:
     """The same, and ḡ, one array per parameter; zero where no symmetry acts."""
-    of_legs = [symmetry for symmetry in symmetries if isinstance(symmetry, BoundSymmetry)]
-    of_matrices = [symmetry for symmetry in symmetries if isinstance(symmetry, BoundExponential)]
+    of_legs = [group for group in symmetries if isinstance(group, BoundSymmetry)]
+    others = [group for group in symmetries if not isinstance(group, BoundSymmetry)]
     with jax.default_matmul_precision("highest"):
         leg_moments, mean, silence = _leg_moments(problem, params, of_legs, double) if of_legs else ([], [], Silence())
-        matrix_moments, full_mean = spectral_moments(problem, params, of_matrices) if of_matrices else ([], mean)
-    legs, matrices = iter(leg_moments), iter(matrix_moments)
-    moments = [next(legs if isinstance(symmetry, BoundSymmetry) else matrices) for symmetry in symmetries]
+        other_moments, full_mean = dense_moments(problem, params, others) if others else ([], mean)
+    legs, dense = iter(leg_moments), iter(other_moments)
+    moments = [next(legs if isinstance(group, BoundSymmetry) else dense) for group in symmetries]
     return tuple(moments), full_mean, silence
 
 
-def of_gradient(symmetry: Bound, arrays: Sequence[Array]) -> Any:
+def of_gradient(symmetry: AbstractGroup, arrays: Sequence[Array]) -> Any:
     """The Grams of a vector shaped like the parameters, in the form that the noise of moments has."""
-    if isinstance(symmetry, BoundExponential):
-        return squares(symmetry, jnp.concatenate([array.ravel() for array in arrays]))
     with jax.default_matmul_precision("highest"):
-        return tuple(symmetry.public(gram) for gram in symmetry.grams(arrays).values())
+        return as_kept(symmetry, symmetry.gram(arrays))
 
 
 def _leg_moments(
@@ -182,7 +146,7 @@ def _leg_moments(
         legs = [array.astype(dtype) if place in inside else None for place, array in enumerate(arrays)]
         parts = [next(values) for _ in symmetry.legs], legs, [m if i in inside else None for i, m in enumerate(means)]
         function = partial(_moments, symmetry, problem.num_samples == 1)
-        precise = double and symmetry.algebra.rank == 2
+        precise = double and symmetry.of_matrices
         moments.append(in_double(function, *parts, keep=True) if precise else function(*parts))
     return moments, means, silence
 
@@ -190,7 +154,7 @@ def _leg_moments(
 def _moments(
     symmetry: BoundSymmetry, single: bool, seconds: list[Array], arrays: Sequence[Any], means: Sequence[Any]
 ) -> Moments:
-    weight, mean = symmetry.grams(arrays), symmetry.grams(means)
+    weight, mean = symmetry.gram(arrays), symmetry.gram(means)
     second = {power: jnp.zeros_like(gram) for power, gram in mean.items()}
     for leg, value in zip(symmetry.legs, seconds, strict=True):
         second[leg.power] = second[leg.power] + value

@@ -13,11 +13,12 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._budget import require_room
-from .._double import in_double, single
+from .._double import single
+from .._group import AbstractGroup, Groups
 from .._numbers import jit
 from .._parameters import widest_dtype
 from .._problem import Problem
-from .._symmetry import AbstractSymmetry, Bound, BoundExponential, BoundSymmetries, bind_each, is_matrix, leaves_of
+from .._symmetry import AbstractSymmetry, BoundSymmetries, bind_each
 from ._abstract import AbstractMoments
 from ._finite import require_finite_gradients
 from ._measurement import Source, without_data
@@ -233,7 +234,7 @@ def estimate_moments(
 
 @jit
 def _moments_of_slice(
-    problem: Problem, params: PyTree, symmetries: tuple[Bound, ...], start: Array, size: int
+    problem: Problem, params: PyTree, symmetries: Groups, start: Array, size: int
 ) -> tuple[tuple[AbstractMoments, ...], list[Array], Silence]:
     """The moments of some samples in a row, and their mean gradient; compiled once per size.
 
@@ -292,7 +293,7 @@ def _alike(first: PartialMoments, second: PartialMoments) -> bool:
     if mine.several != others.several or len(mine.each) != len(others.each):
         return False
     for one, two in zip(mine.each, others.each, strict=True):
-        if not isinstance(one, BoundExponential) and one != two:
+        if not jax.tree_util.tree_leaves(one) and one != two:  # numbers of a generator may be traced
             return False
     ours, theirs = (single([part.weight for part in side.parts]) for side in (first, second))
     if jax.tree_util.tree_structure(ours) != jax.tree_util.tree_structure(theirs):
@@ -316,21 +317,14 @@ def _together(first: PartialMoments, second: PartialMoments) -> PartialMoments:
     gradient = [a + share.astype(a.dtype) * d for a, d in zip(first.gradient, step, strict=True)]
     parts = []
     for a, b, symmetry in zip(first.parts, second.parts, first.symmetries.each, strict=True):
-        legs = [_moving(symmetry, arrays) for arrays in (step, gradient)]
+        legs = [symmetry.only(arrays) for arrays in (step, gradient)]
         function = partial(_combined, symmetry)
-        precise = is_matrix(symmetry)
-        parts.append((in_double(function, a, b, *legs, share, keep=True)) if precise else function(a, b, *legs, share))
+        parts.append(symmetry.in_own_precision(function, a, b, *legs, share, keep=True))
     return PartialMoments(tuple(parts), gradient, count, first.symmetries, first.params, first.weight_decay)
 
 
-def _moving(symmetry: Bound, arrays: Sequence[Array]) -> list[Any]:
-    """The parameters that a symmetry moves in their places."""
-    leaves = leaves_of(symmetry, len(arrays))
-    return [array if place in leaves else None for place, array in enumerate(arrays)]
-
-
 def _combined(
-    symmetry: Bound, a: AbstractMoments, b: AbstractMoments, step: list[Any], gradient: list[Any], share: Array
+    symmetry: AbstractGroup, a: AbstractMoments, b: AbstractMoments, step: list[Any], gradient: list[Any], share: Array
 ) -> AbstractMoments:
     noise = jax.tree_util.tree_map(
         lambda x, y, z: _lerp(x, y, share) + (share * (1 - share)).astype(z.dtype) * z,
@@ -345,7 +339,7 @@ def _combined(
 def _jackknife(
     stacked: tuple[list[Any], list[Array], Array],
     templates: tuple[AbstractMoments, ...],
-    symmetries: tuple[Bound, ...],
+    symmetries: Groups,
 ) -> tuple[tuple[AbstractMoments, ...], tuple[AbstractMoments, ...], tuple[AbstractMoments, ...], Array]:
     noises, gradients, counts = stacked
     total = jnp.sum(counts)

@@ -92,7 +92,7 @@ def gradient_grams(
         def gram(factors: Any) -> Array:
             return made.forms[leg.index].gram(leg, symmetry, factors) / count
 
-        return in_double(gram, factors, keep=True) if double and symmetry.algebra.rank == 2 else gram(factors)
+        return in_double(gram, factors, keep=True) if double and symmetry.of_matrices else gram(factors)
 
     def sums(samples: PyTree) -> tuple[dict[int, Any], dict[int, Array]]:
         factors = made.factors(arrays, samples)

@@ -10,9 +10,9 @@ from .._numbers import cast, jit
 from .._parameters import flatten, split, widest_dtype
 from .._problem import Problem
 from .._symmetry import Symmetry
+from ._abstract import Moments
 from ._chunks import samples_in, sum_over_samples
 from ._finite import require_finite_gradients
-from ._moments import Moments
 
 
 def per_sample_gradients(problem: Problem, params: PyTree) -> list[Array]:
@@ -94,8 +94,8 @@ def reference_moments(problem: Problem, params: PyTree, symmetry: Symmetry) -> M
         gradients = per_sample_gradients(problem, params)
         mean = [jnp.mean(gradient, axis=0) for gradient in gradients]
         centred = [gradient - average for gradient, average in zip(gradients, mean, strict=True)]
-        weights, means = bound.grams(split(params)[0]), bound.grams(mean)
-        noises = {power: jnp.mean(gram, axis=0) for power, gram in jax.vmap(bound.grams)(centred).items()}
+        weights, means = bound.gram(split(params)[0]), bound.gram(mean)
+        noises = {power: jnp.mean(gram, axis=0) for power, gram in jax.vmap(bound.gram)(centred).items()}
     powers = tuple(weights)
     return Moments(
         weight=tuple(bound.public(weights[power]) for power in powers),

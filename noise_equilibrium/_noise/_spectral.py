@@ -1,19 +1,20 @@
-"""The moments of the gradient noise along any generator A: in its eigenbasis, or through v ↦ Av alone.
+"""The moments of groups without legs: any generator A, in its eigenbasis or through v ↦ Av, and groups of a user's own.
 
-Per-sample gradients are built in full here, a chunk at a time: A may mix all parameters.
+Per-sample gradients are built in full here, a chunk at a time: a group may mix all parameters.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from .._group import AbstractGroup
 from .._numbers import cast
-from .._parameters import accumulation_dtype, flatten, split
+from .._parameters import accumulation_dtype, split
 from .._problem import Problem
-from .._symmetry import BoundExponential
-from ._abstract import AbstractMoments
+from ._abstract import AbstractMoments, Moments, as_kept
 from ._chunks import samples_in, sum_over_samples
 
 
@@ -40,43 +41,35 @@ class SpectralMoments(AbstractMoments):
         return jnp.sum(weights * grams)
 
 
-def spectral_moments(
-    problem: Problem, params: PyTree, symmetries: Sequence[BoundExponential]
-) -> tuple[list[SpectralMoments], list[Array]]:
-    """The moments along several generators, and ḡ, from one pass over the per-sample gradients.
-
-    A matrix-free A has one entry of power 1, which holds θᵀAθ, Tr[ΣA] and ḡᵀAḡ, of either sign.
-    """
+def dense_moments(
+    problem: Problem, params: PyTree, groups: Sequence[AbstractGroup]
+) -> tuple[list[AbstractMoments], list[Array]]:
+    """The moments of groups that have no legs, and ḡ, from one pass over the per-sample gradients."""
     arrays, rebuild = split(params)
     dtype = accumulation_dtype(arrays)
-    theta = flatten(arrays)[0].astype(dtype)
+    theta = [array.astype(dtype) for array in arrays]
 
-    def gradient(sample: PyTree) -> Float[Array, " P"]:
-        return flatten(jax.grad(lambda arrays: problem.sample_loss(rebuild(arrays), sample))(arrays))[0].astype(dtype)
+    def gradient(sample: PyTree) -> list[Array]:
+        slopes = jax.grad(lambda arrays: problem.sample_loss(rebuild(arrays), sample))(arrays)
+        return [slope.astype(dtype) for slope in slopes]
 
-    def sums(samples: PyTree) -> tuple[list[Array], Array]:
+    def sums(samples: PyTree) -> tuple[list[Any], list[Array]]:
         gradients = jax.vmap(gradient)(samples)
-        seconds = [jnp.sum(jax.vmap(lambda g, s=s: squares(s, g))(gradients), axis=0) for s in symmetries]
-        return seconds, jnp.sum(gradients, axis=0)
+        seconds = [jax.vmap(group.gram)(gradients) for group in groups]
+        return jax.tree_util.tree_map(lambda each: jnp.sum(each, axis=0), (seconds, gradients))
 
     count = problem.num_samples
-    most = samples_in(4 * theta.size * dtype.itemsize, count)  # the gradients, their coordinates, and as much again
+    size = sum(array.size for array in arrays)
+    most = samples_in(4 * size * dtype.itemsize, count)  # the gradients, their Grams, and as much again
     seconds, total = sum_over_samples(sums, problem.data, count, most)
-    mean = total / count
-    moments = [
-        SpectralMoments(
-            weight=squares(symmetry, theta),
-            noise=jnp.zeros_like(second) if count == 1 else second / count - squares(symmetry, mean),
-            mean=squares(symmetry, mean),
-            powers=jnp.ones(1, dtype) if symmetry.powers is None else cast(symmetry.powers, theta),
-        )
-        for symmetry, second in zip(symmetries, seconds, strict=True)
-    ]
-    return moments, split(flatten([array.astype(dtype) for array in arrays])[1](mean))[0]
+    mean = [array / count for array in total]
 
+    def moments(group: AbstractGroup, second: Any) -> AbstractMoments:
+        of_mean = group.gram(mean)
+        noise = jax.tree_util.tree_map(lambda s, m: jnp.zeros_like(s) if count == 1 else s / count - m, second, of_mean)
+        weight, noise, of_mean = (as_kept(group, grams) for grams in (group.gram(theta), noise, of_mean))
+        if isinstance(group.powers, tuple):
+            return Moments(weight, noise, of_mean, group.powers)
+        return SpectralMoments(weight, noise, of_mean, cast(group.powers, theta[0]))
 
-def squares(symmetry: BoundExponential, vector: Float[Array, " P"]) -> Array:
-    """(n_iᵀv)² for every eigenvector; vᵀAv alone for a matrix-free A."""
-    if symmetry.function is not None:
-        return jnp.vdot(vector, symmetry.apply(vector), precision=jax.lax.Precision.HIGHEST)[None]
-    return symmetry.coordinates(vector) ** 2
+    return [moments(group, second) for group, second in zip(groups, seconds, strict=True)], mean

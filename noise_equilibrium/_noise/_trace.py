@@ -1,18 +1,18 @@
 """Traces of the gradient noise with a generator, and the charge rate of every sample, without forming Σ."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._budget import require_room
+from .._group import AbstractGroup
 from .._minibatch import Minibatches, Replacement
 from .._numbers import cast, jit
-from .._parameters import accumulation_dtype, flatten, split
+from .._parameters import accumulation_dtype, split
 from .._problem import Problem
-from .._symmetry import AbstractSymmetry, Bound, BoundExponential, BoundSymmetry, bind, scaling
+from .._symmetry import AbstractSymmetry, BoundSymmetry, bind, scaling
 from ._chunks import map_over_samples, samples_in
 from ._finite import require_finite_gradients
 from ._moments import measured_moments
@@ -87,10 +87,9 @@ def charge_rates(problem: Problem, params: PyTree, symmetry: AbstractSymmetry) -
     """
     problem.require_finite("charge_rates")
     bound = bind(symmetry, params)
-    shape = bound.shape if isinstance(bound, BoundSymmetry) else ()
     require_room(
-        f"charge_rates of {problem.num_samples} samples with a charge of {math.prod(shape)} numbers each",
-        problem.num_samples * math.prod(shape),
+        f"charge_rates of {problem.num_samples} samples with a charge of {bound.size} numbers each",
+        problem.num_samples * bound.size,
         accumulation_dtype(split(params)[0]),
         "Use noise_trace for the mean over the samples, fewer samples at a time, or a diagonal or scalar symmetry.",
     )
@@ -100,11 +99,11 @@ def charge_rates(problem: Problem, params: PyTree, symmetry: AbstractSymmetry) -
 
 
 @functools.partial(jit, rows_of=lambda problem, params, symmetry: problem.data)
-def _charge_rates(problem: Problem, params: PyTree, symmetry: Bound) -> tuple[Array, Silence]:
+def _charge_rates(problem: Problem, params: PyTree, symmetry: AbstractGroup) -> tuple[Array, Silence]:
     with jax.default_matmul_precision("highest"):
-        if isinstance(symmetry, BoundExponential):
-            return _along_matrix(problem, params, symmetry), Silence()
-        return _along_legs(problem, params, symmetry)
+        if isinstance(symmetry, BoundSymmetry):
+            return _along_legs(problem, params, symmetry)
+        return _in_full(problem, params, symmetry), Silence()
 
 
 def _along_legs(problem: Problem, params: PyTree, symmetry: BoundSymmetry) -> tuple[Array, Silence]:
@@ -125,14 +124,13 @@ def _along_legs(problem: Problem, params: PyTree, symmetry: BoundSymmetry) -> tu
     return map_over_samples(rates, problem.data, made.total, made.most), made.silence
 
 
-def _along_matrix(problem: Problem, params: PyTree, symmetry: BoundExponential) -> Array:
+def _in_full(problem: Problem, params: PyTree, symmetry: AbstractGroup) -> Array:
     arrays, rebuild = split(params)
     dtype = accumulation_dtype(arrays)
 
     def rate(sample: PyTree) -> Array:
         slopes = jax.grad(lambda arrays: problem.sample_loss(rebuild(arrays), sample))(arrays)
-        gradient = flatten(slopes)[0].astype(dtype)
-        return jnp.vdot(gradient, symmetry.apply(gradient), precision=jax.lax.Precision.HIGHEST)
+        return symmetry.public(symmetry.charge([slope.astype(dtype) for slope in slopes]))
 
     size = sum(array.size for array in arrays)
     most = samples_in(4 * size * dtype.itemsize, problem.num_samples)

@@ -1,20 +1,21 @@
 """Symmetries: legs, algebras, charges, the group action and its generator."""
 
-from ._bind import Bound, BoundSymmetries, bind, bind_each, is_matrix, is_scaling, leaves_of
+from ._bind import BoundSymmetries, bind, bind_each
 from ._check import SymmetryError, check_symmetry, symmetry_violation
 from ._exponential import BoundExponential, ExponentialSymmetry, exponential_symmetry
 from ._families import double_rotation, neuron_rescaling, rescaling, scaling
 from ._leg import Leg
-from ._symmetry import AbstractSymmetry, BoundSymmetry, Symmetry
+from ._symmetry import AbstractSymmetry, BoundSymmetry, ElementwiseLegs, MatrixLegs, Symmetry
 
 __all__ = [
     "AbstractSymmetry",
-    "Bound",
     "BoundExponential",
     "BoundSymmetries",
     "BoundSymmetry",
+    "ElementwiseLegs",
     "ExponentialSymmetry",
     "Leg",
+    "MatrixLegs",
     "Symmetry",
     "SymmetryError",
     "bind",
@@ -22,9 +23,6 @@ __all__ = [
     "check_symmetry",
     "double_rotation",
     "exponential_symmetry",
-    "is_matrix",
-    "is_scaling",
-    "leaves_of",
     "neuron_rescaling",
     "rescaling",
     "scaling",

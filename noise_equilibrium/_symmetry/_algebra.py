@@ -18,7 +18,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._double import in_double
-from .._linalg import expm
 from .._numbers import cast
 
 
@@ -44,17 +43,6 @@ class Algebra(abc.ABC):
         return self.product(leg, leg)
 
     @abc.abstractmethod
-    def on_basis(self, product: Array, squared: bool = False) -> Float[Array, " basis"]:
-        """Tr[B C], or Tr[B² C] if `squared`, for a product C and every element B of a basis.
-
-        The basis is that of single entries; in the symmetric algebra E_kl + E_lk, and E_kk on the diagonal.
-        """
-
-    @abc.abstractmethod
-    def exponential(self, element: Array) -> Any:
-        """P = e^{element}, of the element's shape; a matrix in double precision."""
-
-    @abc.abstractmethod
     def apply(self, leg: Float[Array, "H m k"], factor: Any) -> Float[Array, "H m k"]:
         """The leg with its axis multiplied by an element of the algebra or by P, in the leg's dtype."""
 
@@ -72,12 +60,6 @@ class Scalar(Algebra):
     def product(self, left: Float[Array, "H m k"], right: Float[Array, "H m k"]) -> Float[Array, " H"]:
         return jnp.sum(left * right, axis=(1, 2))
 
-    def on_basis(self, product: Float[Array, " H"], squared: bool = False) -> Float[Array, " basis"]:
-        return product
-
-    def exponential(self, element: Float[Array, " H"]) -> Float[Array, " H"]:
-        return jnp.exp(element)
-
     def apply(self, leg: Float[Array, "H m k"], factor: Float[Array, " H"]) -> Float[Array, "H m k"]:
         return leg * cast(factor, leg)[:, None, None]
 
@@ -94,12 +76,6 @@ class Diagonal(Algebra):
 
     def product(self, left: Float[Array, "H m k"], right: Float[Array, "H m k"]) -> Float[Array, "H k"]:
         return jnp.sum(left * right, axis=1)
-
-    def on_basis(self, product: Float[Array, "H k"], squared: bool = False) -> Float[Array, " basis"]:
-        return product.ravel()
-
-    def exponential(self, element: Float[Array, "H k"]) -> Float[Array, "H k"]:
-        return jnp.exp(element)
 
     def apply(self, leg: Float[Array, "H m k"], factor: Float[Array, "H k"]) -> Float[Array, "H m k"]:
         return leg * cast(factor, leg)[:, None, :]
@@ -127,18 +103,6 @@ class Symmetric(Algebra):
 
     def product(self, left: Float[Array, "H m k"], right: Float[Array, "H m k"]) -> Float[Array, "H k k"]:
         return jnp.einsum("hmk,hml->hkl", left, right, precision=jax.lax.Precision.HIGHEST)
-
-    def on_basis(self, product: Float[Array, "H k k"], squared: bool = False) -> Float[Array, " basis"]:
-        rows, columns = jnp.triu_indices(product.shape[-1])
-        diagonal = jnp.diagonal(product, axis1=1, axis2=2)
-        if squared:  # (E_kl + E_lk)² = E_kk + E_ll
-            both = diagonal[:, rows] + diagonal[:, columns]
-        else:
-            both = product[:, rows, columns] + product[:, columns, rows]
-        return jnp.where(rows == columns, diagonal[:, rows], both).ravel()
-
-    def exponential(self, element: Float[Array, "H k k"]) -> Any:
-        return in_double(expm, element, keep=True)
 
     def apply(self, leg: Float[Array, "H m k"], factor: Any) -> Float[Array, "H m k"]:
         product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)

@@ -2,15 +2,14 @@
 
 import reprlib
 from collections.abc import Sequence
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 from jaxtyping import PyTree
 
-from ._exponential import BoundExponential, ExponentialSymmetry
-from ._symmetry import AbstractSymmetry, BoundSymmetry
+from .._group import AbstractGroup
+from ._symmetry import AbstractSymmetry
 
-Bound = BoundSymmetry | BoundExponential
 T = TypeVar("T")
 
 
@@ -22,7 +21,7 @@ class BoundSymmetries(eqx.Module):
         several: whether they came as a sequence.
     """
 
-    each: tuple[Bound, ...]
+    each: tuple[AbstractGroup, ...]
     several: bool = eqx.field(static=True)
 
     def as_given(self, values: Sequence[T]) -> T | tuple[T, ...]:
@@ -30,22 +29,7 @@ class BoundSymmetries(eqx.Module):
         return tuple(values) if self.several else values[0]
 
 
-def is_matrix(symmetry: Bound) -> TypeGuard[BoundSymmetry]:
-    """Whether a symmetry multiplies its legs by matrices, which are kept in double precision."""
-    return isinstance(symmetry, BoundSymmetry) and symmetry.algebra.rank == 2
-
-
-def is_scaling(symmetry: Bound) -> TypeGuard[BoundSymmetry]:
-    """Whether a symmetry multiplies its legs by numbers."""
-    return isinstance(symmetry, BoundSymmetry) and symmetry.algebra.rank < 2
-
-
-def leaves_of(symmetry: Bound, count: int) -> set[int]:
-    """Which of so many parameters a symmetry moves."""
-    return {leg.index for leg in symmetry.legs} if isinstance(symmetry, BoundSymmetry) else set(range(count))
-
-
-def bind(symmetry: Any, params: PyTree) -> Bound:
+def bind(symmetry: Any, params: PyTree) -> AbstractGroup:
     """`symmetry.bind(params)` for work that takes one symmetry of any kind.
 
     Raises:
@@ -73,6 +57,7 @@ def bind_each(symmetry: Any, params: PyTree, what: str) -> BoundSymmetries:
         if not isinstance(one, AbstractSymmetry):
             name = f"symmetry[{place}]" if several else "symmetry"
             raise ValueError(f"{name} is {reprlib.repr(one)}; expected a Symmetry, or a sequence of at least one.")
-        if isinstance(one, ExponentialSymmetry):
-            one.require_matrix(what)
-    return BoundSymmetries(tuple(one.bind(params) for one in given), several)
+    groups = tuple(one.bind(params) for one in given)
+    for group in groups:
+        group.require_spectrum(what)
+    return BoundSymmetries(groups, several)

@@ -1,22 +1,19 @@
 """Does a loss have a symmetry? Equation (3), sample by sample."""
 
 import functools
-import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._budget import at_once
-from .._numbers import cast, jit
-from .._parameters import flatten, split, widest_dtype
+from .._group import AbstractGroup
+from .._numbers import jit
+from .._parameters import split, widest_dtype
 from .._problem import Problem
-from ._bind import Bound, bind
-from ._exponential import BoundExponential
-from ._symmetry import AbstractSymmetry, BoundSymmetry
+from ._bind import bind
+from ._symmetry import AbstractSymmetry
 
 CHUNK = 64  # the most samples at once
 
@@ -82,17 +79,22 @@ def check_symmetry(problem: Problem, params: PyTree, symmetry: AbstractSymmetry)
     if not float(size[worst]) <= threshold:
         raise SymmetryError(
             f"the loss lacks the symmetry: at sample {worst}, |⟨Aθ, g⟩| is {float(size[worst]):.3g} of ‖Aθ‖ ‖g‖ "
-            f"for the element {_name(bound, int(element[worst]))}; expected at most {threshold:.3g}. "
+            f"for the element {bound.name_of(int(element[worst]))}; expected at most {threshold:.3g}. "
             "Check the legs, their axes and their powers, and that nothing else in the loss depends on them."
         )
 
 
 @jit
-def _violations(problem: Problem, params: PyTree, symmetry: Bound) -> Violation:
+def _violations(problem: Problem, params: PyTree, symmetry: AbstractGroup) -> Violation:
     arrays, rebuild = split(params)
     gradient = jax.grad(lambda arrays, sample: problem.sample_loss(rebuild(arrays), sample))
-    legs = isinstance(symmetry, BoundSymmetry)
-    ratios = _along_legs(symmetry, arrays) if legs else _along_matrix(symmetry, arrays)
+    lengths, leaves = symmetry.lengths(arrays), sorted(symmetry.leaves(len(arrays)))
+
+    def ratios(slopes: list[Array]) -> Float[Array, " basis"]:
+        """|⟨Aθ, g⟩| / (‖Aθ‖ ‖g‖) for every element of a basis; norms over the parameters that are moved."""
+        products = symmetry.on_basis(symmetry.weighted(symmetry.product(arrays, slopes)))
+        size = jnp.sqrt(functools.reduce(jnp.add, [jnp.sum(slopes[place] ** 2) for place in leaves])) * lengths
+        return jnp.abs(products) / jnp.where(size > 0, size, 1)
 
     def worst(sample: PyTree) -> Violation:
         sizes = ratios(gradient(arrays, sample))
@@ -100,55 +102,6 @@ def _violations(problem: Problem, params: PyTree, symmetry: Bound) -> Violation:
         return Violation(sizes[place], place)
 
     # Of every sample the gradient, its products with the legs, and their entries.
-    numbers = sum(array.size for array in arrays) + 2 * (math.prod(symmetry.shape) if legs else 1)
+    numbers = sum(array.size for array in arrays) + 2 * symmetry.size
     each = 4 * numbers * widest_dtype(arrays).itemsize
     return jax.lax.map(worst, problem.data, batch_size=at_once(each, min(CHUNK, problem.num_samples)))
-
-
-def _along_legs(symmetry: BoundSymmetry, arrays: list[Array]) -> Callable[[list[Array]], Float[Array, " basis"]]:
-    """|⟨Aθ, g⟩| / (‖Aθ‖ ‖g‖) as a function of g, for every element of a basis; norms over the legs' parameters."""
-    legs = [leg.to_matrix(arrays[leg.index]) for leg in symmetry.legs]
-    algebra = symmetry.algebra
-    grams = [cast(leg.power**2, matrix) * algebra.gram(matrix) for leg, matrix in zip(symmetry.legs, legs, strict=True)]
-    lengths = jnp.sqrt(algebra.on_basis(functools.reduce(jnp.add, grams), squared=True))
-
-    def ratios(slopes: list[Array]) -> Float[Array, " basis"]:
-        parts = [leg.to_matrix(slopes[leg.index]) for leg in symmetry.legs]
-        products = [
-            cast(leg.power, part) * algebra.product(matrix, part)
-            for leg, matrix, part in zip(symmetry.legs, legs, parts, strict=True)
-        ]
-        size = jnp.sqrt(functools.reduce(jnp.add, [jnp.sum(part**2) for part in parts])) * lengths
-        return _ratio(algebra.on_basis(functools.reduce(jnp.add, products)), size)
-
-    return ratios
-
-
-def _along_matrix(symmetry: BoundExponential, arrays: list[Array]) -> Callable[[list[Array]], Float[Array, " 1"]]:
-    """The same for the one element of an exponential symmetry; norms over all parameters."""
-    tangent = symmetry.apply(flatten(arrays)[0])
-
-    def ratios(slopes: list[Array]) -> Float[Array, " 1"]:
-        gradient = flatten(slopes)[0]
-        product = jnp.vdot(tangent, gradient, precision=jax.lax.Precision.HIGHEST)
-        return _ratio(product, jnp.linalg.norm(tangent) * jnp.linalg.norm(gradient))[None]
-
-    return ratios
-
-
-def _ratio(product: Array, size: Array) -> Array:
-    return jnp.abs(product) / jnp.where(size > 0, size, 1)
-
-
-def _name(symmetry: Bound, place: int) -> str:
-    """A basis element in words."""
-    if isinstance(symmetry, BoundExponential):
-        return "1"
-    size, rank = symmetry.size, symmetry.algebra.rank
-    block, inside = divmod(place, [1, size, size * (size + 1) // 2][rank])
-    if rank == 2:
-        rows, columns = np.triu_indices(size)
-        name = f"B[{rows[inside]}, {columns[inside]}]"
-    else:
-        name = f"B[{inside}]" if rank else "1"
-    return name + (f" of block {block}" if symmetry.blocks > 1 else "")

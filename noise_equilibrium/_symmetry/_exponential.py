@@ -1,9 +1,8 @@
 """The exponential symmetry of any symmetric generator: θ → e^{ρA}θ on the flattened parameters, Definition 4.1."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
@@ -11,42 +10,83 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._budget import require_room
+from .._group import ElementwiseGroup
 from .._inputs import pure
-from .._numbers import cast, jit
+from .._numbers import cast
 from .._parameters import flatten, split, without_numbers
 from ._symmetry import AbstractSymmetry
 
 MatrixFree = Callable[..., Any]  # v ↦ Av on flat vectors
 
 
-class BoundExponential(eqx.Module):
-    """An exponential symmetry of known parameters: a pytree, so that the numbers of A are traced.
+class BoundExponential(ElementwiseGroup):
+    """The group e^{λA} of a generator: a pytree, so that the numbers of A are traced.
 
     Attributes:
-        powers: the eigenvalues μ_i of A, (P,); None if A is matrix-free.
+        eigenvalues: μ_i of A, (P,): the powers; None if A is matrix-free.
         vectors: the eigenvectors n_i of A in columns, (P, P); None if A is matrix-free.
-        function: v ↦ Av if A is matrix-free, else None.
+        function: v ↦ Av if A is matrix-free, else None. It has one power then, 1, whose Gram is vᵀAv, of either sign.
     """
 
-    powers: Float[Array, " P"] | None
+    eigenvalues: Float[Array, " P"] | None
     vectors: Float[Array, "P P"] | None
     function: MatrixFree | None
 
-    def coordinates(self, vector: Float[Array, " P"]) -> Float[Array, " P"]:
-        """n_iᵀv for every eigenvector."""
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return ()
+
+    @property
+    def public_shape(self) -> tuple[int, ...]:
+        return ()
+
+    @property
+    def name(self) -> str:
+        return "a generator"
+
+    @property
+    def powers(self) -> Any:
+        return np.ones(1) if self.eigenvalues is None else self.eigenvalues
+
+    def leaves(self, count: int) -> set[int]:
+        return set(range(count))
+
+    def product(self, left: Sequence[Any], right: Sequence[Any]) -> Float[Array, " P"]:
+        """n_iᵀu n_iᵀv for every eigenvector."""
+        first = _vector(left)
+        second = first if left is right else _vector(right)
+        if self.function is not None:
+            return jnp.vdot(first, self._apply(second), precision=jax.lax.Precision.HIGHEST)[None]
+        return self._coordinates(first) * self._coordinates(second)
+
+    def multiply(self, arrays: Sequence[Any], factors: Any) -> list[Any]:
+        vector, unflatten = flatten(list(arrays))
+        if self.function is not None:  # the one factor that there is, of the power 1, is that of a tangent
+            return unflatten(cast(factors[0], vector) * self._apply(vector))
+        scaled = cast(factors, vector) * self._coordinates(vector)
+        return unflatten(jnp.matmul(cast(self.vectors, vector), scaled, precision=jax.lax.Precision.HIGHEST))
+
+    def lengths(self, arrays: Sequence[Array]) -> Float[Array, " 1"]:
+        moved = self.tangent(arrays, jnp.ones((), arrays[0].dtype))
+        return jnp.linalg.norm(_vector(moved))[None]
+
+    def require_spectrum(self, what: str) -> None:
+        if self.function is not None:
+            raise ValueError(
+                f"{what} needs the eigenvalues of A, and this A is a function. Give exponential_symmetry the matrix; "
+                "a function is enough for the charge, the generator, Tr[ΣA] and the Noether flow."
+            )
+
+    def _coordinates(self, vector: Float[Array, " P"]) -> Float[Array, " P"]:
         return jnp.matmul(vector, cast(self.vectors, vector), precision=jax.lax.Precision.HIGHEST)
 
-    def apply(self, vector: Float[Array, " P"]) -> Float[Array, " P"]:
-        """Av."""
-        if self.function is not None:
-            return cast(self.function(vector), vector)
-        return self.of_spectrum(vector, self.powers)
+    def _apply(self, vector: Float[Array, " P"]) -> Float[Array, " P"]:
+        assert self.function is not None
+        return cast(self.function(vector), vector)
 
-    def of_spectrum(self, vector: Float[Array, " P"], values: Any) -> Float[Array, " P"]:
-        """f(A)v, for the values f(μ_i)."""
-        basis = cast(self.vectors, vector)
-        scaled = cast(values, vector) * self.coordinates(vector)
-        return jnp.matmul(basis, scaled, precision=jax.lax.Precision.HIGHEST)
+
+def _vector(arrays: Sequence[Array]) -> Float[Array, " P"]:
+    return flatten(list(arrays))[0]
 
 
 class ExponentialSymmetry(AbstractSymmetry):
@@ -82,61 +122,6 @@ class ExponentialSymmetry(AbstractSymmetry):
                     f"the matrix-free A returns {result} for a vector of shape {vector.shape}; expected that shape."
                 )
         return BoundExponential(self.powers, self.vectors, self.function)
-
-    def charge(self, params: PyTree) -> Float[Array, ""]:
-        """C = θᵀAθ, Eq. (6).
-
-        Args:
-            params: the parameters, any pytree of P numbers.
-
-        Raises:
-            ValueError: if A has another size than the parameters.
-        """
-        return _charge(self.bind(params), params)
-
-    def act(self, params: PyTree, element: Array) -> PyTree:
-        """e^{λA} θ, Eq. (8).
-
-        Args:
-            params: the parameters, any pytree of P numbers.
-            element: λ, a number.
-
-        Raises:
-            ValueError: if A is matrix-free or has another size than the parameters; if λ is no single number.
-        """
-        self.require_matrix("the group action")
-        element = _as_scalar(element)
-        bound = self.bind(params)
-        vector, unflatten = flatten(params)
-        return unflatten(bound.of_spectrum(vector, jnp.exp(cast(element, vector) * cast(bound.powers, vector))))
-
-    def generator(self, params: PyTree, element: Array) -> PyTree:
-        """λAθ, the derivative of `act(params, ρλ)` at ρ = 0, Definition 4.1.
-
-        Args:
-            params: the parameters, any pytree of P numbers.
-            element: λ, a number.
-
-        Raises:
-            ValueError: if A has another size than the parameters; if λ is no single number.
-        """
-        element = _as_scalar(element)
-        vector, unflatten = flatten(params)
-        return unflatten(cast(element, vector) * self.bind(params).apply(vector))
-
-    def require_matrix(self, what: str) -> None:
-        """Raise a ValueError if A is matrix-free."""
-        if self.function is not None:
-            raise ValueError(
-                f"{what} needs the eigenvalues of A, and this A is a function. Give exponential_symmetry the matrix; "
-                "a function is enough for the charge, the generator, Tr[ΣA] and the Noether flow."
-            )
-
-
-@jit
-def _charge(symmetry: BoundExponential, params: PyTree) -> Float[Array, ""]:
-    vector, _ = flatten(params)
-    return jnp.vdot(vector, symmetry.apply(vector), precision=jax.lax.Precision.HIGHEST)
 
 
 def exponential_symmetry(A: Any) -> ExponentialSymmetry:
@@ -196,10 +181,3 @@ def _spectrum(matrix: Any, numpy: Any) -> tuple[Any, Any]:
     powers, vectors = numpy.linalg.eigh((matrix + matrix.T) / 2)
     floor = 8 * len(powers) * numpy.finfo(powers.dtype).eps * numpy.max(numpy.abs(powers))
     return numpy.where(numpy.abs(powers) <= floor, 0, powers), vectors
-
-
-def _as_scalar(element: Any) -> Array:
-    element = jnp.asarray(element)
-    if element.shape != ():
-        raise ValueError(f"the element has shape {element.shape}; expected one number, as the charge is one number.")
-    return element

@@ -2,66 +2,54 @@
 
 import abc
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .._numbers import cast, jit
+from .._group import AbstractGroup, ElementwiseGroup, MatrixGroup
+from .._numbers import jit
 from .._parameters import split
 from ._algebra import ALGEBRAS, Algebra
 from ._leg import BoundLeg, Leg, bind_leg
 
 
-@jax.tree_util.register_static
-@dataclass(frozen=True)
-class BoundSymmetry:
-    """A symmetry of known parameters: static and hashable, so that it is a constant of a compiled program.
+class BoundSymmetry(AbstractGroup):
+    """A group that multiplies axes of parameters: legs, and an algebra.
 
-    Its methods take the list of parameter arrays (see `flatten`) and keep the block axis H in front.
+    Static, so that it is a constant of a compiled program.
     """
 
-    legs: tuple[BoundLeg, ...]
-    algebra: Algebra
-    blocks: int
-    size: int
+    legs: tuple[BoundLeg, ...] = eqx.field(static=True)  # pyright: ignore[reportIncompatibleVariableOverride]
+    algebra: Algebra = eqx.field(static=True)
+
+    @property
+    def powers(self) -> tuple[float, ...]:
+        return tuple(dict.fromkeys(leg.power for leg in self.legs))
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of elements and charges, with the block axis."""
-        return self.algebra.shape(self.blocks, self.size)
+        return self.algebra.shape(self.legs[0].blocks, self.legs[0].size)
 
-    def public(self, value: Array) -> Array:
-        """A charge or element as the user sees it: without the block axis if there is one block."""
-        return value[0] if self.blocks == 1 else value
+    @property
+    def public_shape(self) -> tuple[int, ...]:
+        return self.shape[1:] if self.blocks == 1 else self.shape
 
-    def internal(self, element: Array) -> Array:
-        """The inverse of `public`.
+    @property
+    def name(self) -> str:
+        return ", ".join(leg.name for leg in self.legs)
 
-        Raises:
-            ValueError: if the element has another shape than the algebra asks for.
-        """
-        element = jnp.asarray(element)
-        if not jnp.issubdtype(element.dtype, jnp.floating):
-            element = element.astype(float)
-        expected = self.shape[1:] if self.blocks == 1 else self.shape
-        if element.shape != expected:
-            raise ValueError(f"the element has shape {element.shape}; expected {expected}, the shape of the charge.")
-        return element[None] if self.blocks == 1 else element
+    def leaves(self, count: int) -> set[int]:
+        return {leg.index for leg in self.legs}
 
-    def grams(self, arrays: Sequence[Array]) -> dict[float, Array]:
-        """For each power, the sum of the Grams of its legs."""
+    def product(self, left: Sequence[Any], right: Sequence[Any]) -> dict[float, Array]:
         totals: dict[float, Array] = {}
         for leg in self.legs:
-            gram = self.algebra.gram(leg.to_matrix(arrays[leg.index]))
-            totals[leg.power] = totals[leg.power] + gram if leg.power in totals else gram
+            part = self.algebra.product(leg.to_matrix(left[leg.index]), leg.to_matrix(right[leg.index]))
+            totals[leg.power] = totals[leg.power] + part if leg.power in totals else part
         return totals
 
-    def transform(self, arrays: Sequence[Array], factors: dict[float, Any]) -> list[Array]:
-        """Every leg with its axis multiplied by the factor of its power; other parameters as they are."""
+    def multiply(self, arrays: Sequence[Any], factors: dict[float, Any]) -> list[Any]:
         moved = list(arrays)
         for leg in self.legs:
             array = arrays[leg.index]
@@ -70,24 +58,71 @@ class BoundSymmetry:
         return moved
 
 
+class ElementwiseLegs(BoundSymmetry, ElementwiseGroup):
+    """Legs that numbers multiply: the scalar and the diagonal algebra."""
+
+
+class MatrixLegs(BoundSymmetry, MatrixGroup):
+    """Legs that matrices multiply: the symmetric algebra."""
+
+
 class AbstractSymmetry(eqx.Module):
-    """A continuous symmetry θ → e^{B}θ with a charge: what every symmetry can do."""
+    """A continuous symmetry θ → e^{B}θ with a charge.
+
+    For one of your own say in `bind` which group it is of given parameters, see `ElementwiseGroup`.
+    """
 
     @abc.abstractmethod
-    def bind(self, params: PyTree) -> Any:
+    def bind(self, params: PyTree) -> AbstractGroup:
         """The symmetry of these parameters, checked against them: what computations work with."""
 
-    @abc.abstractmethod
     def charge(self, params: PyTree) -> Array:
-        """Q(θ); the Noether charge of an element B is C_B = Tr[B Q]."""
+        """Q = Σ power × Gram: the Noether charge, Eq. (6); that of an element B is C_B = Tr[B Q].
 
-    @abc.abstractmethod
+        Args:
+            params: the parameters, any pytree.
+
+        Returns:
+            For legs a scalar, (d,) or (d, d) in the scalar, diagonal and symmetric algebras; (H, …) with H blocks. For
+            a generator the scalar θᵀAθ.
+
+        Raises:
+            ValueError: if the symmetry does not fit params.
+        """
+        return _charge(self.bind(params), split(params)[0])
+
     def act(self, params: PyTree, element: Array) -> PyTree:
-        """e^{element} θ, Eq. (8)."""
+        """e^{element} θ, Eq. (8).
 
-    @abc.abstractmethod
+        Args:
+            params: the parameters, any pytree.
+            element: of the charge's shape; symmetric matrices in the symmetric algebra (not checked).
+
+        Raises:
+            ValueError: if the symmetry does not fit params, or is of a matrix-free generator; if the element has the
+                wrong shape.
+        """
+        group = self.bind(params)
+        group.require_spectrum("the group action")
+        arrays, rebuild = split(params)
+        return rebuild(group.multiply(arrays, group.exponential(group.internal(element))))
+
     def generator(self, params: PyTree, element: Array) -> PyTree:
-        """A θ, the derivative of `act(params, ρ·element)` at ρ = 0; Definition 4.1."""
+        """A θ = d/dρ act(params, ρ·element) at ρ = 0, Definition 4.1; zero on parameters that are not moved.
+
+        Args:
+            params: the parameters, any pytree.
+            element: of the charge's shape.
+
+        Returns:
+            A pytree like params; leaves that are not parameters are left in place.
+
+        Raises:
+            ValueError: as `act`; a matrix-free generator is good enough.
+        """
+        group = self.bind(params)
+        arrays, rebuild = split(params)
+        return rebuild(group.tangent(arrays, group.internal(element)))
 
 
 class Symmetry(AbstractSymmetry):
@@ -147,60 +182,10 @@ class Symmetry(AbstractSymmetry):
         if self.algebra != "scalar" and len(set(sizes.values())) > 1:
             listed = ", ".join(f"{name}: {size}" for name, size in sizes.items())
             raise ValueError(f"the axes of the legs differ in length ({listed}); expected one length for all.")
-        return BoundSymmetry(legs, ALGEBRAS[self.algebra], self.legs[0].blocks, legs[0].size)
-
-    def charge(self, params: PyTree) -> Array:
-        """Q = Σ_legs power × Gram: the Noether charge, Eq. (6); C_B = Tr[B Q].
-
-        Args:
-            params: the parameters, any pytree.
-
-        Returns:
-            A scalar, (d,) or (d, d) for the scalar, diagonal and symmetric algebras; (H, …) with H blocks.
-
-        Raises:
-            ValueError: if a leg does not fit params.
-        """
-        return _charge(self.bind(params), split(params)[0])
-
-    def act(self, params: PyTree, element: Array) -> PyTree:
-        """e^{element} θ, Eq. (8): every leg's axis multiplied by e^{power × element}.
-
-        Args:
-            params: the parameters, any pytree.
-            element: of the charge's shape; symmetric matrices in the symmetric algebra (not checked).
-
-        Raises:
-            ValueError: if the element has the wrong shape.
-        """
-        bound = self.bind(params)
-        element = bound.internal(element)
-        arrays, rebuild = split(params)
-        powers = {leg.power for leg in bound.legs}
-        factors = {power: bound.algebra.exponential(cast(power, element) * element) for power in powers}
-        return rebuild(bound.transform(arrays, factors))
-
-    def generator(self, params: PyTree, element: Array) -> PyTree:
-        """A θ = d/dρ act(params, ρ·element) at ρ = 0, Definition 4.1; zero on parameters outside the legs.
-
-        Args:
-            params: the parameters, any pytree.
-            element: of the charge's shape.
-
-        Returns:
-            A pytree like params; leaves that are not parameters are left in place.
-
-        Raises:
-            ValueError: if the element has the wrong shape.
-        """
-        bound = self.bind(params)
-        element = bound.internal(element)
-        arrays, rebuild = split(params)
-        tangents = bound.transform(arrays, {leg.power: cast(leg.power, element) * element for leg in bound.legs})
-        inside = {leg.index for leg in bound.legs}
-        return rebuild([t if index in inside else jnp.zeros_like(t) for index, t in enumerate(tangents)])
+        group = MatrixLegs if self.algebra == "symmetric" else ElementwiseLegs
+        return group(legs, ALGEBRAS[self.algebra])
 
 
 @jit
-def _charge(symmetry: BoundSymmetry, arrays: list[Array]) -> Array:
-    return symmetry.public(sum(cast(power, gram) * gram for power, gram in symmetry.grams(arrays).items()))  # pyright: ignore[reportArgumentType]
+def _charge(group: AbstractGroup, arrays: list[Array]) -> Array:
+    return group.public(group.charge(arrays))

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from .._linalg import cholesky, eigh, svd
 from . import _psd
-from ._elementwise import Balance
+from ._abstract import Balance
 
 Matrix = Float[Array, "d d"]
 

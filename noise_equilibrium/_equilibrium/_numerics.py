@@ -1,0 +1,24 @@
+"""Small numerics that every search needs: relative flows, norms with derivatives, and what is finite."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def relative_flow(lowers: Array, raises: Array) -> Float[Array, ""]:
+    """‖T − R‖ / (‖T‖ + ‖R‖), 0/0 := 0, with derivative 0 where the flow vanishes."""
+    numerator, denominator = norm(raises - lowers), norm(raises) + norm(lowers)
+    return jnp.where(denominator == 0, 0, numerator / jnp.where(denominator == 0, 1, denominator))
+
+
+def norm(array: Array) -> Float[Array, ""]:
+    """The 2-norm of all entries, with derivative 0 at 0."""
+    square = jnp.sum(array**2)
+    return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
+
+
+def all_finite(leaves: Sequence[Any]) -> Array:
+    """Whether every entry of every array is finite."""
+    return jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]).all()
