@@ -39,6 +39,11 @@ class Store:
         self._group = zarr.open_group(path, mode="r+", zarr_format=3, use_consolidated=False)
         self._arrays: dict[str, Any] = dict(self._group.arrays())
 
+    @property
+    def extents(self) -> tuple[int, ...]:
+        """The shape of its units, which are its chunks: how the sweep is cut from now on."""
+        return tuple(self._arrays["done"].chunks)
+
     def write(self, unit: Unit, block: Block) -> None:
         """Keep what a unit computed: its results first, and last that they are there."""
         for name, array in block.arrays.items():
@@ -74,6 +79,11 @@ def store_path(store: Any) -> Path:
     return path
 
 
+def stored_extents(path: Path) -> tuple[int, ...] | None:
+    """The shape of the units of a store; None if it is still to be made."""
+    return None if _identity(path) is None else Store(path).extents
+
+
 def open_store(path: Path, plan: Plan, attributes: Mapping[str, str]) -> Store:
     """Open the store of a sweep, and make it first if there is none.
 
@@ -88,12 +98,13 @@ def open_store(path: Path, plan: Plan, attributes: Mapping[str, str]) -> Store:
         except OSError as error:
             raise ValueError(f"store {path} cannot be made: {error}. Expected a folder that can be written.") from error
     old = _identity(path)
-    said = differences(old, identity)
+    said, store = differences(old, identity), Store(path)
+    if not said and store.extents != plan.grid.extents:
+        said = [f"a unit of work was {list(store.extents)} runs along the axes and is {list(plan.grid.extents)}"]
     if said:
         raise ValueError(
             f"store {path} belongs to another sweep and is left as it is: {'; '.join(said)}. To begin anew, {FRESH}."
         )
-    store = Store(path)
     assert old is not None
     _complete(store, old, identity)
     return store
