@@ -13,7 +13,7 @@ from jax.extend import core
 from .._keys import IMPLEMENTATION
 from .._programs import CALLS, Known, evaluate_equation, knows, program_inside
 from . import _threefry as threefry
-from ._flat import Flat, elementwise, flatten, once, whole
+from ._rows import Flat, elementwise, flatten, once, whole
 
 R = TypeVar("R")
 
