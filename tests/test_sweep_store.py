@@ -145,7 +145,7 @@ def test_a_store_is_resumed_in_the_units_that_it_was_made_with(tmp_path, units, 
     assert len(units) == len(set(map(str, units))) == 12
     assert contents(store) == contents(undisturbed)
     sweep(store, unit=4)  # as before, in words
-    refuses(store, r"a unit of work was \[1, 1, 3\] runs along the axes and is \[1, 1, 1\]", unit=1)
+    refuses(store, r"a unit of work was \(1, 1, 3\) runs along the axes and is \(1, 1, 1\)", unit=1)
 
 
 def test_a_store_that_lists_its_units_among_what_must_agree_is_resumed(tmp_path, undisturbed):
@@ -322,7 +322,7 @@ def test_another_configuration_is_refused_and_told_apart(undisturbed):
     refuses(undisturbed, "the axes were in the order", axes=dict(reversed(AXES.items())))
     refuses(undisturbed, r"the seeds were \[0, 1, 2, 3, 4\] and are \[0, 1\]", seeds=2)
     refuses(undisturbed, "the key is another one", key=jax.random.key(8))
-    refuses(undisturbed, r"a unit of work was \[1, 1, 3\] runs along the axes and is \[1, 1, 5\]", unit=5)
+    refuses(undisturbed, r"a unit of work was \(1, 1, 3\) runs along the axes and is \(1, 1, 5\)", unit=5)
     with jax.enable_x64(False):
         refuses(undisturbed, "precision was float64 and is float32")
 

@@ -39,11 +39,6 @@ class Store:
         self._group = zarr.open_group(path, mode="r+", zarr_format=3, use_consolidated=False)
         self._arrays: dict[str, Any] = dict(self._group.arrays())
 
-    @property
-    def extents(self) -> tuple[int, ...]:
-        """The shape of its units, which are its chunks: how the sweep is cut from now on."""
-        return tuple(self._arrays["done"].chunks)
-
     def write(self, unit: Unit, block: Block) -> None:
         """Keep what a unit computed: its results first, and last that they are there."""
         for name, array in block.arrays.items():
@@ -80,8 +75,9 @@ def store_path(store: Any) -> Path:
 
 
 def stored_extents(path: Path) -> tuple[int, ...] | None:
-    """The shape of the units of a store; None if it is still to be made."""
-    return None if _identity(path) is None else Store(path).extents
+    """The shape of the units of a store, which are its chunks; None if it is still to be made."""
+    group: Any = _open(path)
+    return tuple(group["done"].chunks) if group is not None and "done" in group else None
 
 
 def open_store(path: Path, plan: Plan, attributes: Mapping[str, str]) -> Store:
@@ -98,13 +94,14 @@ def open_store(path: Path, plan: Plan, attributes: Mapping[str, str]) -> Store:
         except OSError as error:
             raise ValueError(f"store {path} cannot be made: {error}. Expected a folder that can be written.") from error
     old = _identity(path)
-    said, store = differences(old, identity), Store(path)
-    if not said and store.extents != plan.grid.extents:
-        said = [f"a unit of work was {list(store.extents)} runs along the axes and is {list(plan.grid.extents)}"]
+    said, extents = differences(old, identity), stored_extents(path)
+    if not said and extents != plan.grid.extents:
+        said = [f"a unit of work was {extents} runs along the axes and is {plan.grid.extents}"]
     if said:
         raise ValueError(
             f"store {path} belongs to another sweep and is left as it is: {'; '.join(said)}. To begin anew, {FRESH}."
         )
+    store = Store(path)
     assert old is not None
     _complete(store, old, identity)
     return store
@@ -112,11 +109,15 @@ def open_store(path: Path, plan: Plan, attributes: Mapping[str, str]) -> Store:
 
 def _identity(path: Path) -> Any:
     """What a store says it belongs to; None for a folder that is no store of a sweep."""
+    group = _open(path)
+    return None if group is None else group.attrs.get(IDENTITY)
+
+
+def _open(path: Path) -> zarr.Group | None:
     try:
-        group = zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False)
+        return zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False)
     except (FileNotFoundError, ValueError, KeyError):  # no group, or metadata that are not zarr's
         return None
-    return group.attrs.get(IDENTITY)
 
 
 def _build(

@@ -136,7 +136,8 @@ def runs_in_a_unit(works: Sequence[Callable[[int], Work]]) -> int:
 def _runs(work: Callable[[int], Work]) -> int:
     one, many = work(1), work(MANY)
     # What runs share, such as a data set, costs and takes its memory once for a batch, and drops out of the difference.
-    operations, live_bytes = (max((b - a) / (MANY - 1), 1.0) for a, b in ((one[0], many[0]), (one[2], many[2])))
+    operations = max((many.operations - one.operations) / (MANY - 1), 1.0)
+    live_bytes = max((many.live_bytes - one.live_bytes) / (MANY - 1), 1.0)
     per_batch = max(one.operations - operations, 0.0) + one.launches
     in_time = (UNIT_SECONDS * OPERATIONS_PER_SECOND - per_batch) / operations
     efficient = EFFICIENT * per_batch / operations
