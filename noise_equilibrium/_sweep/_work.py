@@ -46,7 +46,7 @@ def work_of(jaxpr: Any) -> Work:
 def _work_of_equation(eqn: Any) -> Work:
     bodies = [work_of(body) for body in programs_inside(eqn)]
     if not bodies:
-        return Work(_operations(eqn), LAUNCH, 0.0)
+        return _work_without_bodies(eqn)
     name, length = eqn.primitive.name, eqn.params.get("length")
     trips = {"scan": length if isinstance(length, int) else UNKNOWN_TRIPS, "while": UNKNOWN_TRIPS}.get(name, 1)
     combine = max if name == "cond" else sum
@@ -54,19 +54,18 @@ def _work_of_equation(eqn: Any) -> Work:
     return Work(operations, launches, max(body.live_bytes for body in bodies))
 
 
-def _operations(eqn: Any) -> float:
+def _work_without_bodies(eqn: Any) -> Work:
     name, written = eqn.primitive.name, float(sum(map(_size, eqn.outvars)))
+    elements = max([written, *map(_size, eqn.invars)])
     if name == "dot_general":
-        return LIGHT * written * _contracted(eqn)
+        return Work(LIGHT * written * _contracted(eqn), LAUNCH, 0.0)
     if name == "conv_general_dilated":
-        return LIGHT * written * _size(eqn.invars[1])
+        return Work(LIGHT * written * _size(eqn.invars[1]), LAUNCH, 0.0)
     if name == "random_bits":
-        return HEAVY * sum(map(_bytes, eqn.outvars)) / 4
-    elements = max(written, *map(_size, eqn.invars)) if eqn.invars else written
-    if name in COSTLY:
-        return HEAVY * elements
-    is_whole = all(np.issubdtype(_dtype(var), np.integer) for var in eqn.outvars)
-    return LIGHT * elements if is_whole else elements
+        return Work(HEAVY * sum(map(_bytes, eqn.outvars)) / 4, LAUNCH, 0.0)
+    if all(np.issubdtype(_dtype(var), np.integer) for var in eqn.outvars):
+        return Work(LIGHT * elements, 0.0, 0.0)  # launched together with what needs them
+    return Work(HEAVY * elements if name in COSTLY else elements, LAUNCH, 0.0)
 
 
 def _contracted(eqn: Any) -> int:
