@@ -137,7 +137,7 @@ def make_plan(
     outputs = next(iter(programs.values())).outputs
     varies: dict[str, frozenset[str]] = {}
     for program in programs.values():
-        for name, needed in program.coordinates().items():
+        for name, needed in program.varies.items():
             varies[name] = varies.get(name, frozenset()) | needed
     for output in outputs:
         if output.is_coordinate and output.dims == (output.name,) and varies[output.name]:

@@ -10,6 +10,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax.interpreters.partial_eval import dce_jaxpr
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -48,15 +49,15 @@ class Program:
         function: the program, of the arrays it closes over and its inputs.
         consts: the arrays it closes over.
         inputs: the forms of its inputs.
-        names: the axes that its inputs are values of, `seed` first.
         outputs: what it returns.
+        varies: for each coordinate among them the traced axes, `seed` among them, on which it may depend.
     """
 
     function: Callable[..., list[Any]]
     consts: list[Any]
     inputs: tuple[jax.ShapeDtypeStruct, ...]
-    names: tuple[str, ...]
     outputs: tuple[Output, ...]
+    varies: dict[str, frozenset[str]]
 
     @functools.cached_property
     def digest(self) -> str:
@@ -88,18 +89,6 @@ class Program:
 
         values = jax.jit(chosen)(self.consts) if places else []
         return {self.outputs[place].name: np.asarray(value) for place, value in zip(places, values, strict=True)}
-
-    def coordinates(self) -> dict[str, frozenset[str]]:
-        """For each output that is a coordinate the traced axes, `seed` among them, on which it may depend."""
-        places = [place for place, output in enumerate(self.outputs) if output.is_coordinate]
-        if not places:
-            return {}
-        evaluate = functools.partial(self.evaluate, self.consts)
-        needs = {axis: depends(evaluate, self.inputs, place) for place, axis in enumerate(self.names)}
-        return {
-            self.outputs[place].name: frozenset(axis for axis, found in needs.items() if found[place])
-            for place in places
-        }
 
     def work(self, runs: int) -> Work:
         """What a batch of runs costs."""
@@ -144,7 +133,15 @@ def trace(run: Callable[..., Any], axes: tuple[Axis, ...], static: dict[str, Any
         ) from error
     inputs = tuple(jax.ShapeDtypeStruct(form.shape, form.dtype) for form in (key, *[number] * len(traced)))
     function = functools.partial(jax.core.eval_jaxpr, closed.jaxpr)
-    return Program(function, list(closed.consts), inputs, (SEED, *traced), outputs)
+    # What coordinates need is little of a program, and cheap to follow.
+    pruned, _ = dce_jaxpr(closed.jaxpr, [output.is_coordinate for output in outputs], instantiate=True)
+    coordinates = functools.partial(jax.core.eval_jaxpr, pruned, closed.consts)
+    needs = {axis: depends(coordinates, inputs, place) for place, axis in enumerate((SEED, *traced))}
+    names: list[str] = [output.name for output in outputs if output.is_coordinate]
+    varies = {
+        name: frozenset(axis for axis, found in needs.items() if found[place]) for place, name in enumerate(names)
+    }
+    return Program(function, list(closed.consts), inputs, outputs, varies)
 
 
 def depends(function: Callable[..., list[Any]], inputs: Sequence[jax.ShapeDtypeStruct], place: int) -> list[bool]:
