@@ -133,7 +133,7 @@ def trace(run: Callable[..., Any], axes: tuple[Axis, ...], static: dict[str, Any
         ) from error
     inputs = tuple(jax.ShapeDtypeStruct(form.shape, form.dtype) for form in (key, *[number] * len(traced)))
     function = functools.partial(jax.core.eval_jaxpr, closed.jaxpr)
-    # What coordinates need is little of a program, and cheap to follow.
+    # Coordinates need little of a program, which is cheap to follow; what prints is kept too, and no need of theirs.
     pruned, _ = dce_jaxpr(closed.jaxpr, [output.is_coordinate for output in outputs], instantiate=True)
     coordinates = functools.partial(jax.core.eval_jaxpr, pruned, closed.consts)
     needs = {axis: depends(coordinates, inputs, place) for place, axis in enumerate((SEED, *traced))}
