@@ -31,7 +31,7 @@ class Minibatches(eqx.Module):
 
     def __init__(self, size: Any, replacement: Any):
         self.size = as_batch_size(size)
-        self.replacement = _as_replacement(replacement)
+        self.replacement = as_replacement(replacement)
 
     def require_fit(self, count: int) -> None:
         """Raise a ValueError if N = `count` samples do not suffice for a batch."""
@@ -76,7 +76,12 @@ def as_batch_size(value: Any) -> int:
     return size
 
 
-def _as_replacement(value: Any) -> Replacement:
+def as_replacement(value: Any) -> Replacement:
+    """A mode of sampling.
+
+    Raises:
+        ValueError: for anything but True, False or "epoch".
+    """
     if isinstance(value, bool | np.bool_):
         return bool(value)
     if isinstance(value, str) and value == EPOCH:
