@@ -9,9 +9,10 @@ import optax
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .._flow import ChargeLaw
-from .._minibatch import Replacement, as_batch_size, as_replacement
+from .._minibatch import Replacement, as_replacement
 from .._parameters import is_parameter
 from .._problem import Problem, penalised_loss
+from .._validate import integer
 from ._draws import draw_batch, first_epoch
 from ._dynamics import optax_promotion
 from ._noisy import AbstractMinibatched
@@ -51,7 +52,7 @@ class Optax(AbstractMinibatched):
         if not isinstance(optimizer, optax.GradientTransformation):
             raise ValueError(f"optimizer is {optimizer!r}; expected one of optax, such as optax.adam(η).")
         self.optimizer = optimizer
-        self.batch_size, self.replacement = as_batch_size(batch_size), as_replacement(replacement)
+        self.batch_size, self.replacement = integer(batch_size, "batch_size", 1), as_replacement(replacement)
 
     @property
     def noise_scale(self) -> Any:

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .._flow import ChargeLaw
-from .._minibatch import as_batch_size
 from .._noise import noise_weights
 from .._numbers import cast
 from .._parameters import split, widest_dtype
 from .._problem import Problem
+from .._validate import integer
 from ._dynamics import as_rate, descend
 from ._noisy import AbstractNoisy
 
@@ -40,7 +40,7 @@ class SDE(AbstractNoisy):
 
     def __init__(self, learning_rate: Any, batch_size: int, dt: Any = None):
         self.learning_rate = as_rate(learning_rate, "learning_rate")
-        self.batch_size = as_batch_size(batch_size)
+        self.batch_size = integer(batch_size, "batch_size", 1)
         self.dt = None if dt is None else as_rate(dt, "dt")
 
     def check(self, problem: Problem) -> None:

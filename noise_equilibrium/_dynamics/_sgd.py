@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .._flow import ChargeLaw
-from .._minibatch import Replacement, as_batch_size, as_replacement
+from .._minibatch import Replacement, as_replacement
 from .._numbers import require
 from .._parameters import split, widest_dtype
 from .._problem import Problem
+from .._validate import integer
 from ._draws import draw_batch, first_epoch, noise_ratio
 from ._dynamics import as_rate, constant_rate, descend
 from ._noisy import AbstractMinibatched, AbstractNoiseless, AbstractNoisy
@@ -43,7 +44,7 @@ class SGD(AbstractNoisy, AbstractMinibatched):
 
     def __init__(self, learning_rate: Any, batch_size: int, replacement: Replacement = True):
         self.learning_rate = as_rate(learning_rate, "learning_rate")
-        self.batch_size, self.replacement = as_batch_size(batch_size), as_replacement(replacement)
+        self.batch_size, self.replacement = integer(batch_size, "batch_size", 1), as_replacement(replacement)
 
     def charge_law(self, problem: Problem) -> ChargeLaw:
         """The law of one step divided by η, Appendix D; Σ_S = Σ/S, times (N−S)/(N−1) without replacement.

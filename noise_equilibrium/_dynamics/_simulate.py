@@ -11,6 +11,7 @@ from .._keys import IMPLEMENTATION, as_key
 from .._numbers import jit, require_scalar
 from .._parameters import split, widest_dtype
 from .._problem import Problem
+from .._validate import integer
 from ._clock import Clock
 from ._dynamics import AbstractDynamics
 from ._loop import Carry, Loop
@@ -178,14 +179,13 @@ def _checked(problem: Problem, dynamics: AbstractDynamics, steps: Any, every: An
     """The steps as integers, after what is known before the loop has been checked."""
     if not isinstance(dynamics, AbstractDynamics):
         raise ValueError(f"dynamics is {dynamics!r}; expected SGD, GD, SDE, GradientFlow, SVAG or Optax.")
-    if not hasattr(steps, "__index__") or steps < 0:
-        raise ValueError(f"steps is {steps}; expected an integer of at least 0.")
-    if not hasattr(every, "__index__") or every < 1 or steps % every:
-        raise ValueError(f"every is {every} and steps is {steps}; expected an integer ≥ 1 that divides the steps.")
+    steps, every = integer(steps, "steps", 0), integer(every, "every", 1)
+    if steps % every:
+        raise ValueError(f"every is {every} and steps is {steps}; expected an integer that divides the steps.")
     require_scalar(problem.weight_decay, "weight_decay")
     require_scalar(dynamics.time_step, "the learning rate or time step")
     dynamics.check(problem)
-    return int(steps), int(every)
+    return steps, every
 
 
 def _form(state: PyTree) -> Any:

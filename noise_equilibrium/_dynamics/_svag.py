@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .._flow import ChargeLaw
-from .._minibatch import Replacement, as_batch_size, as_replacement
+from .._minibatch import Replacement, as_replacement
 from .._numbers import as_number, cast, require, require_scalar
 from .._parameters import split, widest_dtype
 from .._problem import Problem
+from .._validate import integer
 from ._draws import draw_batch, first_epoch, noise_ratio
 from ._dynamics import as_rate, constant_rate, descend, rate_at
 from ._noisy import AbstractMinibatched, AbstractNoisy
@@ -48,7 +49,7 @@ class SVAG(AbstractNoisy, AbstractMinibatched):
 
     def __init__(self, learning_rate: Any, batch_size: int, l: Any, replacement: Replacement = True):  # noqa: E741
         self.learning_rate = as_rate(learning_rate, "learning_rate")
-        self.batch_size, self.replacement = as_batch_size(batch_size), as_replacement(replacement)
+        self.batch_size, self.replacement = integer(batch_size, "batch_size", 1), as_replacement(replacement)
         self.l = as_number(l)
         if callable(self.l):
             raise ValueError(f"l is {l!r}; expected a number ≥ 1.")
