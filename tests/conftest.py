@@ -1,4 +1,4 @@
-"""Settings shared by all tests: double precision, no implicit dtype promotion, and no display.
+"""Settings shared by all tests: double precision, no implicit dtype promotion, no display, and room for programs.
 
 The environment is set before anything imports JAX.
 """
@@ -11,7 +11,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one thread per worker: they share the
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 
+import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import pytest
@@ -34,3 +36,18 @@ def precision(request: pytest.FixtureRequest) -> Iterator[None]:
     """Single precision for the tests that are marked `float32`, double precision for all others."""
     with jax.enable_x64(request.node.get_closest_marker("float32") is None):
         yield
+
+
+# A compiled program holds memory maps, that of an equilibrium some 500, and Linux gives a process 65,530 of them; the
+# compiler dies on the next. Listing them takes up to 30 ms, so not every test looks.
+MOST_MAPS, LOOK_EVERY = 16_000, 8
+tests_so_far = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def room_for_programs() -> Iterator[None]:
+    """Forgets compiled programs before they fill the process."""
+    yield
+    maps = Path("/proc/self/maps")
+    if next(tests_so_far) % LOOK_EVERY == 0 and maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()

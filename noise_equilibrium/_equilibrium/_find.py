@@ -12,12 +12,12 @@ from .._double import single
 from .._flow import AbstractLaw, ChargeLaw, as_law
 from .._noise import bound_moments
 from .._numbers import jit
-from .._parameters import split
+from .._parameters import accumulation_dtype, split
 from .._problem import Problem
 from .._symmetry import AbstractSymmetry, Bound, BoundSymmetry, ExponentialSymmetry, bind
 from ._balance import all_finite, balance, move, relative_flow
-from ._group import is_matrix, without_rotation
-from ._joint import search
+from ._group import is_matrix
+from ._joint import joint
 from ._status import Status
 from ._vantage import vantage
 
@@ -171,31 +171,30 @@ def _find_several(problem: Problem, params: PyTree, symmetries: tuple[Bound, ...
     arrays, rebuild = split(params)
     coefficients = law.charge_law(problem)
     lawful = all_finite(jax.tree_util.tree_leaves(coefficients)) & _is_law(coefficients)
-    found = search(problem, arrays, rebuild, symmetries, _usable(coefficients, lawful))
-    finite = lawful & found.finite
-    stay = ~finite | jnp.all(found.idle)
-    moved, ends = arrays, []
-    for place, symmetry in enumerate(symmetries):
-        motion, *end = found.motions[place], found.elements[place], *found.limits[place]
-        if is_matrix(symmetry):
-            motion, *end = without_rotation(symmetry, found.motions[place], found.limits[place])
-        moved = move(symmetry, moved, motion)
-        ends.append([jnp.where(finite, part, 0) for part in single(end)])
-    there = rebuild(_where(stay, arrays, moved))
+    known = lawful & all_finite(arrays)
+    found = joint(problem, _where(known, arrays, 1), rebuild, symmetries, _usable(coefficients, lawful))
+    finite = known & found.finite
+    idle = jnp.stack([end.idle for end in found.ends])
+    moved = arrays
+    for symmetry, end in zip(symmetries, found.ends, strict=True):
+        moved = move(symmetry, moved, end.motion)
+    there = rebuild(_where(~finite | jnp.all(idle), arrays, moved))
+    measured = bound_moments(problem, there, symmetries)
     flows = [
-        jnp.where(found.idle[place], 0, relative_flow(*coefficients.sides(moments)).astype(found.flow.dtype))
-        for place, moments in enumerate(bound_moments(problem, there, symmetries))
+        jnp.where(end.idle, 0, relative_flow(*coefficients.sides(moments)).astype(accumulation_dtype(arrays)))
+        for end, moments in zip(found.ends, measured, strict=True)
     ]
     # A search that measures anew at every step finds a point without flow also where the loss is not invariant.
     residual = jnp.where(_same_loss(problem, params, there) | ~finite, jnp.max(jnp.stack(flows)), 1)
-    elements, to_zero, to_infinity = zip(*ends, strict=True)
+    ends = single([(end.element, end.to_zero, end.to_infinity) for end in found.ends])
+    elements, to_zero, to_infinity = zip(*_where(finite, ends, 0), strict=True)
     at_limit = jnp.stack([jnp.any(limit != 0) for limit in [*to_zero, *to_infinity]]).any()
-    tolerance = _tolerance(symmetries, arrays)
+    diverges = jnp.stack([end.diverges for end in found.ends]).any()
     return Equilibrium(
         params=there,
         element=elements,
         residual=residual,
-        status=_status(finite, jnp.all(found.idle), jnp.any(found.diverges), residual, at_limit, tolerance),
+        status=_status(finite, jnp.all(idle), diverges, residual, at_limit, _tolerance(symmetries, arrays)),
         to_zero=to_zero,
         to_infinity=to_infinity,
         sweeps=found.sweeps,

@@ -222,9 +222,13 @@ def span(columns: Matrix, rank: Int[Array, ""]) -> Matrix:
 
 def where_needed(needed: Array, function: Callable[[], Any], otherwise: Any) -> Any:
     """`function()` if needed, else `otherwise`: a `cond` that under `vmap` computes nothing that no one needs."""
+    pure, numbers = jax.closure_convert(function)
 
-    def once(_: tuple[Array, Any]) -> tuple[Array, Any]:
-        return jnp.zeros_like(needed), function()
+    def once(state: tuple[Array, Any]) -> tuple[Array, Any]:
+        # The choice is always the first. Without it nothing here depends on the state of the loop, and the compiler
+        # moves decompositions out of a loop that is seldom entered, to where they are always computed.
+        chosen = [jnp.where(state[0], number, 1) for number in numbers]
+        return jnp.zeros_like(needed), pure(*chosen)
 
     return jax.lax.while_loop(lambda state: state[0], once, (needed, otherwise))[1]
 

@@ -17,6 +17,7 @@ import opt_einsum
 from jaxtyping import Array
 
 from .._symmetry import BoundSymmetry
+from .._symmetry._algebra import Entrywise
 from .._symmetry._leg import BoundLeg
 from ._program import POSITION, Use, Window
 
@@ -168,10 +169,19 @@ def gram(form: GradientForm, leg: BoundLeg, symmetry: BoundSymmetry, n: int, per
     if form.rows is not None:
         labels.append((SAMPLE,) if form.positions == 1 else (SAMPLE, FIRST, SECOND))
         shapes.append((n,) if form.positions == 1 else (n, form.positions, form.positions))
-    axis_labels: list[Label] = [] if leg.axis is None else [leg.axis, PRIMED]
-    output = (SAMPLE,) * per_sample + (BLOCK,) * split + tuple(axis_labels[:rank])
+    axis_labels: list[Label] = [] if leg.axis is None else [leg.axis, PRIMED][:rank]
+    if isinstance(symmetry.algebra, Entrywise):
+        axis_labels = list(range(len(form.shape)))
+    output = (SAMPLE,) * per_sample + (BLOCK,) * split + tuple(axis_labels)
     element = (n,) * per_sample + symmetry.algebra.shape(leg.blocks, leg.size)
     return Gram(form, tuple(labels), tuple(shapes), output, element)
+
+
+def tells_apart(leg: BoundLeg, symmetry: BoundSymmetry, axis: int) -> bool:
+    """Whether a Gram of this leg depends on which entry along an axis is which."""
+    if isinstance(symmetry.algebra, Entrywise):
+        return True
+    return leg.axis == axis and (symmetry.algebra.rank > 0 or leg.blocks > 1)
 
 
 def _owned(labels: Sequence[int]) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from .._symmetry import BoundSymmetry
 from .._symmetry._leg import BoundLeg
-from ._gradients import GradientForm, dense_form, gradient_form, gram, hold, one_hot, total_gradient
+from ._gradients import GradientForm, dense_form, gradient_form, gram, hold, one_hot, tells_apart, total_gradient
 from ._program import TappedLoss, Use, Window
 
 Wanted = Sequence[tuple[BoundLeg, BoundSymmetry]]
@@ -128,7 +128,7 @@ def factors_for(
 
 
 def _tells_rows_apart(form: GradientForm, leg: BoundLeg, symmetry: BoundSymmetry) -> bool:
-    return form.rows is not None and leg.axis == form.rows and (symmetry.algebra.rank > 0 or leg.blocks > 1)
+    return form.rows is not None and tells_apart(leg, symmetry, form.rows)
 
 
 def _add_up(parts: Sequence[GradientForm], legs: Wanted) -> bool:
@@ -137,8 +137,7 @@ def _add_up(parts: Sequence[GradientForm], legs: Wanted) -> bool:
         return True
     seen = {window.label for part in parts for window in part.windows}
     apart = all(_disjoint(a.windows, b.windows) for a, b in itertools.combinations(parts, 2))
-    whole = all(leg.axis not in seen or (symmetry.algebra.rank == 0 and leg.blocks == 1) for leg, symmetry in legs)
-    return apart and whole
+    return apart and not any(tells_apart(leg, symmetry, axis) for leg, symmetry in legs for axis in seen)
 
 
 def _disjoint(first: Sequence[Window], second: Sequence[Window]) -> bool:

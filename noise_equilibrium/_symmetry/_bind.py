@@ -30,6 +30,11 @@ class BoundSymmetries(eqx.Module):
         return tuple(values) if self.several else values[0]
 
 
+def leaves_of(symmetry: Bound, count: int) -> set[int]:
+    """Which of so many parameters a symmetry moves."""
+    return {leg.index for leg in symmetry.legs} if isinstance(symmetry, BoundSymmetry) else set(range(count))
+
+
 def bind(symmetry: Any, params: PyTree) -> Bound:
     """`symmetry.bind(params)` for work that takes one symmetry of any kind.
 
