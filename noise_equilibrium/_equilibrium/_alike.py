@@ -13,15 +13,14 @@ from jaxtyping import Array
 
 from .._flow import ChargeLaw
 from .._noise import AbstractMoments
-from .._symmetry import Bound, BoundSymmetry
+from .._symmetry import Bound, BoundSymmetry, is_matrix
 from ._balance import Motion, balance
 from ._elementwise import Balance
-from ._group import is_matrix
 from ._vantage import vantage
 
 
 def alike(symmetries: Sequence[Bound], arrays: Sequence[Array]) -> list[list[int]]:
-    """The places of symmetries in groups that differ in nothing but the parameters they move."""
+    """The places of symmetries in groups whose balances are one program."""
     groups: dict[Any, list[int]] = {}
     for place, symmetry in enumerate(symmetries):
         groups.setdefault(_kind(symmetry, arrays) or place, []).append(place)
@@ -29,10 +28,12 @@ def alike(symmetries: Sequence[Bound], arrays: Sequence[Array]) -> list[list[int
 
 
 def _kind(symmetry: Bound, arrays: Sequence[Array]) -> Any:
+    """What the balance of a symmetry depends on, numbers apart; nothing for a generator, which is one of its kind."""
     if not isinstance(symmetry, BoundSymmetry):
         return None
-    legs = [(replace(leg, index=0, name=""), arrays[leg.index].shape, arrays[leg.index].dtype) for leg in symmetry.legs]
-    return symmetry.algebra, symmetry.blocks, symmetry.size, tuple(legs)
+    legs = [(leg.power, arrays[leg.index].size, arrays[leg.index].dtype) for leg in symmetry.legs]
+    of_legs = tuple(legs) if is_matrix(symmetry) else tuple(dict.fromkeys(leg.power for leg in symmetry.legs))
+    return symmetry.algebra, symmetry.blocks, symmetry.size, of_legs
 
 
 def vantages(symmetries: Sequence[Bound], arrays: Sequence[Array]) -> list[Motion | None]:
@@ -72,13 +73,21 @@ def balances(
 def _over(
     places: Sequence[int], symmetries: Sequence[Any], arrays: Sequence[Array], function: Any, *others: Sequence[Any]
 ) -> list[Any]:
-    """A function of a symmetry, its parameters and what else belongs to it, for symmetries that are alike."""
+    """A function of a symmetry, its parameters and what else belongs to it, for symmetries of one kind."""
     first = symmetries[places[0]]
     if len(places) == 1:
         return [function(first, arrays, *(other[places[0]] for other in others))]
-    one = replace(first, legs=tuple(replace(leg, index=place) for place, leg in enumerate(first.legs)))
-    legs = [[arrays[leg.index] for leg in symmetries[place].legs] for place in places]
+    one = replace(first, legs=tuple(replace(leg, index=place, axis=1) for place, leg in enumerate(first.legs)))
+    legs = [_legs(symmetries[place], arrays) for place in places]
     parts = [(mine, *(other[place] for other in others)) for mine, place in zip(legs, places, strict=True)]
     stacked = jax.tree_util.tree_map(lambda *leaves: jnp.stack(leaves), *parts)
     found = jax.vmap(lambda part: function(one, *part))(stacked)
     return [jax.tree_util.tree_map(lambda leaf, row=row: leaf[row], found) for row in range(len(places))]
+
+
+def _legs(symmetry: BoundSymmetry, arrays: Sequence[Array]) -> list[Array]:
+    """The legs with their axis last, whichever it is in the parameter; none where a balance looks at moments alone."""
+    if not is_matrix(symmetry):
+        return []
+    matrices = [leg.to_matrix(arrays[leg.index]) for leg in symmetry.legs]
+    return [jnp.moveaxis(matrix, 0, 1).reshape(matrix.shape[1], -1) for matrix in matrices]

@@ -15,10 +15,10 @@ from jaxtyping import Array, Bool, Int
 from .._flow import ChargeLaw
 from .._noise import bound_moments
 from .._problem import Problem
-from .._symmetry import Bound, BoundSymmetry, leaves_of
+from .._symmetry import Bound, is_matrix, is_scaling, leaves_of
 from ._alike import balances, vantages
 from ._balance import all_finite, move
-from ._group import is_matrix, without_rotation
+from ._group import without_rotation
 from ._scalings import Scalings, scalings
 from ._turns import Rebuild, data_ground, search
 
@@ -56,7 +56,7 @@ def joint(
 ) -> Joint:
     """The motions to the joint equilibrium; differentiable to any order in everything that goes in."""
     alone, scaled, turned = _sorted(symmetries, len(arrays))
-    plans = [scalings([symmetries[place] for place in places], arrays) for places in scaled]
+    plans = [scalings([s for s in map(symmetries.__getitem__, places) if is_scaling(s)], arrays) for places in scaled]
     ends: dict[int, End] = {}
     finite, sweeps = all_finite(arrays), jnp.ones((), jnp.int32)
     if alone or plans:
@@ -87,12 +87,8 @@ def _sorted(symmetries: Sequence[Bound], count: int) -> tuple[list[int], list[li
         groups = [group for group in groups if group not in met] + [[place, *(one for group in met for one in group)]]
     alone = sorted(group[0] for group in groups if len(group) == 1)
     several = [sorted(group) for group in groups if len(group) > 1]
-    scaled = [group for group in several if all(_scales(symmetries[place]) for place in group)]
+    scaled = [group for group in several if all(is_scaling(symmetries[place]) for place in group)]
     return alone, scaled, sorted(place for group in several if group not in scaled for place in group)
-
-
-def _scales(symmetry: Bound) -> bool:
-    return isinstance(symmetry, BoundSymmetry) and not is_matrix(symmetry)
 
 
 def _from_one_pass(
@@ -136,8 +132,8 @@ def _in_turn(
     found = search(data_ground(problem, rebuild), arrays, symmetries, law)
     ends = []
     for place, symmetry in enumerate(symmetries):
-        motion, *end = found.motions[place], found.elements[place], *found.limits[place]
+        end = found.motions[place], found.elements[place], *found.limits[place]
         if is_matrix(symmetry):
-            motion, *end = without_rotation(symmetry, found.motions[place], found.limits[place])
-        ends.append(End(motion, *end, found.diverges[place], found.idle[place]))
+            end = without_rotation(symmetry, found.motions[place], found.limits[place])
+        ends.append(End(*end, found.diverges[place], found.idle[place]))
     return ends, found.finite, found.sweeps

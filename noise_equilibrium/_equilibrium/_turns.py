@@ -17,9 +17,9 @@ from .._flow import ChargeLaw
 from .._noise import AbstractMoments, bound_moments
 from .._parameters import accumulation_dtype
 from .._problem import Problem
-from .._symmetry import Bound, BoundSymmetry, leaves_of
+from .._symmetry import Bound, BoundSymmetry, is_matrix, leaves_of
 from ._balance import all_finite, balance, move, norm, relative_flow
-from ._group import compose, coordinates, dimension, element_of, further_limits, identity, is_matrix, nearby
+from ._group import compose, coordinates, dimension, element_of, further_limits, identity, nearby
 from ._implicit import implicit_zero
 
 MAX_SWEEPS = 500

@@ -6,6 +6,7 @@ takes their Grams in one pass over the data; the other modules are what is made 
 
 from ._abstract import AbstractMoments
 from ._explain import Explanation, LegPath, explain
+from ._measurement import Measurement, Source, measure, measured, or_measurement
 from ._moments import Moments, bound_moments, noise_moments
 from ._partial import MomentEstimate, PartialMoments, combine_moments, estimate_moments, partial_moments
 from ._redrawn import RedrawnMoments, redrawn_moments
@@ -18,10 +19,12 @@ __all__ = [
     "AbstractMoments",
     "Explanation",
     "LegPath",
+    "Measurement",
     "MomentEstimate",
     "Moments",
     "PartialMoments",
     "RedrawnMoments",
+    "Source",
     "SpectralMoments",
     "bound_moments",
     "charge_rates",
@@ -29,9 +32,12 @@ __all__ = [
     "estimate_moments",
     "explain",
     "gradient_covariance",
+    "measure",
+    "measured",
     "noise_moments",
     "noise_trace",
     "noise_weights",
+    "or_measurement",
     "partial_moments",
     "redrawn_moments",
     "sample_noise",
