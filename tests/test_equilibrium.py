@@ -11,9 +11,11 @@ import pytest
 from problems import (
     BLOCKS,
     DIAGONAL,
+    DOWN,
     NEURONS,
     SCALAR,
     SYMMETRIES,
+    UP,
     relu_loss,
     scale_free_loss,
     scale_free_problem,

@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from .._parameters import split
 from .._problem import Problem
@@ -16,7 +16,7 @@ from ._clock import Clock
 from ._dynamics import AbstractDynamics
 from ._observables import AbstractAccumulator, Observables, evaluate
 
-Records = tuple[Float[Array, ""], dict[str, PyTree]]  # the time, and each observable that is recorded
+Records = tuple[Array, dict[str, PyTree]]  # the time, and each observable that is recorded
 
 
 class Carry(eqx.Module):

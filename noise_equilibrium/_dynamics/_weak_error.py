@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from .._budget import LARGEST
 from .._keys import as_key
@@ -150,7 +150,7 @@ def _ends(
     problem: Problem,
     dynamics: AbstractDynamics,
     params: PyTree,
-    keys: PRNGKeyArray,
+    keys: Key[Array, " runs"],
     observe: Observables,
     steps: int,
     batch: int,

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .._symmetry import Symmetry, double_rotation
 from .._validate import integer
 
-Params = list[Float[Array, "d_out d_in"]]
+Params = list[Float[Array, "_ _"]]
 """The weights [W_1, …, W_D], in the order in which they act; W_i has the shape (d_i, d_{i−1})."""
 
 
