@@ -44,6 +44,20 @@ def or_raise(found: Any, symmetries: tuple[Bound, ...]) -> Any:
     return found
 
 
+def or_raise_slope(minimum: Any, slope: Any, tolerance: Any) -> Any:
+    """The minimum, or an error if the slope there is too large for one.
+
+    Raises:
+        RuntimeError: as `or_raise`.
+    """
+    text = "the descent ended before a minimum: the relative slope there is {slope}. Take more steps."
+    if isinstance(slope, jax.core.Tracer):
+        return eqx.error_if(minimum, ~(slope <= tolerance), text.format(slope="above the tolerance"))
+    if not float(slope) <= tolerance:
+        raise RuntimeError(text.format(slope=f"{float(slope):.3g} and the tolerance {tolerance:.3g}"))
+    return minimum
+
+
 def _name(symmetry: Bound) -> str:
     return ", ".join(leg.name for leg in symmetry.legs) if isinstance(symmetry, BoundSymmetry) else "a generator"
 
