@@ -84,7 +84,7 @@ class Loop:
         """The carry before the first step."""
         arrays, _ = split(params)
         summaries = {
-            name: one.init(evaluate(one.function, name, params, clock.origin), clock.origin)
+            name: one.init(evaluate(one.function, name, params, clock.time), clock.time)
             for name, one in self.accumulators.items()
         }
         return Carry(arrays, self.dynamics.init(self.problem, params), clock, summaries, jnp.asarray(-1, jnp.int32))
@@ -94,18 +94,18 @@ class Loop:
         key = in_one_pass(jax.random.fold_in)(self.key, step)
         params, state = self.dynamics.step(self.problem, self.rebuild(carry.arrays), carry.state, key, step)
         arrays, _ = split(params)
-        clock, here = carry.clock.ticked(self.dynamics, step), self.rebuild(arrays)
+        clock, here = carry.clock.ticked(jnp.asarray(self.dynamics.step_size(step))), self.rebuild(arrays)
 
         def updated(name: str, one: AbstractAccumulator) -> Any:
-            time = clock.time(step + 1)
-            return one.update(carry.summaries[name], lambda: evaluate(one.function, name, here, time), step + 1, time)
+            value = lambda: evaluate(one.function, name, here, clock.time)  # noqa: E731
+            return one.update(carry.summaries[name], value, step + 1, clock.time)
 
         summaries = {name: updated(name, one) for name, one in self.accumulators.items()}
         return carry.stepped(Carry(arrays, state, clock, summaries, step + 1))
 
-    def record(self, carry: Carry, step: Int[Array, ""]) -> Records:
-        """The time after `step` steps and the observables there; NaN in place of floats once a run has diverged."""
-        params, time, alive = self.rebuild(carry.arrays), carry.clock.time(step), carry.diverged_at < 0
+    def record(self, carry: Carry) -> Records:
+        """The time and the observables; NaN in place of floats once a run has diverged."""
+        params, time, alive = self.rebuild(carry.arrays), carry.clock.time, carry.diverged_at < 0
 
         def mark(value: Array) -> Array:
             return jnp.where(alive, value, jnp.nan) if jnp.issubdtype(value.dtype, jnp.inexact) else value
@@ -123,12 +123,11 @@ class Loop:
 
         def row(carry: Carry, first: Int[Array, ""]) -> tuple[Carry, Records]:
             carry = jax.lax.fori_loop(0, every, lambda i, carry: self.advance(carry, first + i), carry)
-            carry = eqx.tree_at(lambda carry: carry.clock, carry, carry.clock.recorded())
-            return carry, self.record(carry, first + every)
+            return carry, self.record(carry)
 
         step = first + jnp.arange(0, steps + 1, every, dtype=jnp.int32)
         end, rows = jax.lax.scan(row, start, step[:-1])
         joined = jax.tree_util.tree_map(
-            lambda first, rest: jnp.concatenate([first[None], rest]), self.record(start, first), rows
+            lambda first, rest: jnp.concatenate([first[None], rest]), self.record(start), rows
         )
         return end, step, joined

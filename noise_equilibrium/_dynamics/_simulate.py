@@ -206,7 +206,7 @@ def _simulate(
 ) -> Trajectory:
     key_data = None if key is None else jax.random.key_data(key)
     loop, arrays = _loop(problem, dynamics, params, key_data, observe)
-    start = loop.start(params, Clock.start(dynamics, widest_dtype(arrays)))
+    start = loop.start(params, Clock.start(widest_dtype(arrays)))
     return _run(loop, start, jnp.zeros((), jnp.int32), key_data, steps, every)
 
 
@@ -219,7 +219,7 @@ def _resume(
     start = Carry(
         arrays,
         state.dynamics,
-        state.clock.resumed(dynamics, state.step),
+        state.clock,
         {name: before.observed[name] for name in loop.accumulators},
         before.diverged_at,
     )
