@@ -70,7 +70,7 @@ def extreme_entries(noise: Array, weight: Array, axes: int) -> Extremes:
     return Extremes(extremes, directions, active)
 
 
-def all_ratios(noise: Float[Array, "d d"], weight: Float[Array, "d d"]) -> Float[Array, " d(d+1)/2"]:
+def all_ratios(noise: Float[Array, "d d"], weight: Float[Array, "d d"]) -> Float[Array, " d*(d+1)//2"]:
     """Ascending eigenvalues of {B, M} = ρ {B, N}, with the null space of B ↦ {B, N} dropped (its ratios +inf)."""
     d = len(weight)
     values, basis = eigh(jax.lax.stop_gradient(weight))
