@@ -4,8 +4,8 @@
 takes their Grams in one pass over the data; the other modules are what is made of them.
 """
 
+from .._per_sample import Explanation, LegPath, explain
 from ._abstract import AbstractMoments
-from ._explain import Explanation, LegPath, explain
 from ._moments import Moments, bound_moments, noise_moments
 from ._partial import MomentEstimate, PartialMoments, combine_moments, estimate_moments, partial_moments
 from ._redrawn import RedrawnMoments, redrawn_moments

@@ -17,6 +17,7 @@ from jaxtyping import Array, PyTree
 from .._double import in_double
 from .._numbers import cast, jit
 from .._parameters import accumulation_dtype, split
+from .._per_sample import Silence, gradient_grams
 from .._problem import Problem
 from .._symmetry import (
     AbstractSymmetry,
@@ -29,8 +30,6 @@ from .._symmetry import (
 )
 from ._abstract import AbstractMoments
 from ._finite import require_finite_gradients
-from ._pass import gradient_grams
-from ._silence import Silence
 from ._spectral import SpectralMoments, spectral_moments, squares
 
 

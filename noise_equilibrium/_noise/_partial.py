@@ -14,12 +14,12 @@ from jaxtyping import Array, Float, PyTree
 from .._budget import require_room
 from .._numbers import jit
 from .._parameters import widest_dtype
+from .._per_sample import Silence
 from .._problem import Problem
 from .._symmetry import AbstractSymmetry, Bound, BoundExponential, BoundSymmetries, bind_each
 from ._abstract import AbstractMoments
 from ._finite import require_finite_gradients
 from ._moments import moments_and_mean, of_gradient
-from ._silence import Silence
 
 
 class PartialMoments(eqx.Module):

@@ -8,9 +8,9 @@ from .._budget import require_room
 from .._minibatch import Minibatches, Replacement
 from .._numbers import cast, jit
 from .._parameters import flatten, split, widest_dtype
+from .._per_sample import samples_in, sum_over_samples
 from .._problem import Problem
 from .._symmetry import Symmetry
-from ._chunks import samples_in, sum_over_samples
 from ._finite import require_finite_gradients
 from ._moments import Moments
 

@@ -11,10 +11,10 @@ from jaxtyping import Array, Float, PyTree
 
 from .._numbers import cast
 from .._parameters import accumulation_dtype, flatten, split
+from .._per_sample import samples_in, sum_over_samples
 from .._problem import Problem
 from .._symmetry import BoundExponential
 from ._abstract import AbstractMoments
-from ._chunks import samples_in, sum_over_samples
 
 
 class SpectralMoments(AbstractMoments):

@@ -11,13 +11,11 @@ from .._budget import require_room
 from .._minibatch import Minibatches, Replacement
 from .._numbers import cast, jit
 from .._parameters import accumulation_dtype, flatten, split
+from .._per_sample import Silence, map_over_samples, plan, samples_in
 from .._problem import Problem
 from .._symmetry import AbstractSymmetry, Bound, BoundExponential, BoundSymmetry, bind, scaling
-from ._chunks import map_over_samples, samples_in
 from ._finite import require_finite_gradients
 from ._moments import measured_moments
-from ._pass import plan
-from ._silence import Silence
 
 
 def noise_trace(

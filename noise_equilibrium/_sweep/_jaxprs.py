@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.extend import core
 
-from .._programs import CALLS, COSTLY, REMATS, SCANS, program_inside, programs_inside, scan_layout
+from .._jaxpr import CALLS, COSTLY, REMATS, SCANS, program_inside, programs_inside, scan_layout
 
 UNKNOWN_TRIPS = 100  # of a `while` loop, whose trips depend on values
 

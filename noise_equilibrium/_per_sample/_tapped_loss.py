@@ -13,14 +13,14 @@ import jax.numpy as jnp
 from jax.extend import core
 from jaxtyping import Array, PyTree
 
-from ..._parameters import split, without_numbers
-from ..._problem import Problem
-from ..._programs import evaluate_equation
+from .._jaxpr import evaluate_equation
+from .._parameters import split, without_numbers
+from .._problem import Problem
 from ._actions import Entered, Fact, Looped, Use, Used, Viewed
-from ._equations import action_of
-from ._products import patches_of, row_look_up
-from ._uses import facts_behind, facts_of, find_uses, leaves_in
-from ._views import pull, view_of
+from ._contraction_rules import patches_of, row_look_up
+from ._linear_view import pull, view_of
+from ._reading import facts_behind, facts_of, find_uses, leaves_in
+from ._rules import action_of
 
 # What the maps of the views of one value need at run time: for each view, for each of its maps.
 Values = tuple[tuple[Array | None, ...], ...]

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from ._actions import Derived, Fact, Use, Used, Viewed, aval, read
-from ._linear import times_matrix
-from ._views import POSITION, Atom, Axis, Scale, View, can_pull
+from ._linear_rules import times_matrix
+from ._linear_view import POSITION, Atom, Axis, Scale, View, can_pull
 
 # All fields that the dimension numbers of these equations have; a further one could mean anything.
 GATHER_NUMBERS = {

@@ -264,7 +264,7 @@ def pull(
         slice is left to who adds up the parts of W.
 
         >>> import jax.numpy as jnp
-        >>> from noise_equilibrium._noise._program._views import Scale, Window, can_pull, pull, view_of
+        >>> from noise_equilibrium._per_sample._linear_view import Scale, Window, can_pull, pull, view_of
         >>> view = view_of(0, (3, 4)).mapped(Window(0, start=1, size=2, stride=1, full=3), axis=0)
         >>> view = view._replace(axes=view.axes[::-1]).mapped(Scale(-1))
         >>> rows, columns = view.axes  # of V: axis 1 of W, and what is left of its axis 0
@@ -302,7 +302,7 @@ def can_pull(view: View, output: Sequence[Axis], other: Sequence[Axis]) -> bool:
         W of shape (3, 4), sliced, transposed and multiplied, y = W[1:3].T @ h: δ has axis 1 of W in full, and h all of
         axis 0 that the slice left. With y = W.reshape(6, 2) @ h it is not so: δ has one half of axis 1, h the other.
 
-        >>> from noise_equilibrium._noise._program._views import Window, can_pull, regrouped, view_of
+        >>> from noise_equilibrium._per_sample._linear_view import Window, can_pull, regrouped, view_of
         >>> whole = view_of(0, (3, 4))
         >>> view = whole.mapped(Window(0, start=1, size=2, stride=1, full=3), axis=0)
         >>> can_pull(view, output=[view.axes[1]], other=[view.axes[0]])

@@ -6,7 +6,7 @@ from typing import Any
 from jax.extend import core
 
 from ._actions import Entered, Escaped, Fact, Looped, Use, Used, Viewed
-from ._equations import action_of
+from ._rules import action_of
 
 
 def find_uses(jaxpr: core.Jaxpr, facts: Sequence[Fact]) -> tuple[list[Use], dict[int, str], list[Fact]]:

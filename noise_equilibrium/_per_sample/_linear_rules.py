@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from ._actions import Derived, Fact, Viewed, aval, read
-from ._views import Diagonal, Placed, Product, Reversed, Scale, View, Window, regrouped
+from ._linear_view import Diagonal, Placed, Product, Reversed, Scale, View, Window, regrouped
 
 
 def rearranged(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:

@@ -11,12 +11,12 @@ from jaxtyping import Array, PyTree
 from .._double import in_double
 from .._parameters import split
 from .._problem import Problem
+from ._activation_bytes import ESCAPED, FIXED, SAMPLE, bytes_per_sample
 from ._chunks import samples_in, sum_over_samples
-from ._gradients import gram
-from ._memory import ESCAPED, FIXED, SAMPLE, bytes_per_sample
-from ._parts import LeafForm, Wanted, form_for, leaf_form
-from ._program import TappedLoss, tap
+from ._outer_products import gram
+from ._parameter_gradient import LeafForm, Wanted, form_for, leaf_form
 from ._silence import Silence
+from ._tapped_loss import TappedLoss, tap
 
 
 class Plan(NamedTuple):

@@ -14,9 +14,9 @@ from .._problem import Problem
 from .._symmetry import AbstractSymmetry, BoundSymmetry, bind_each
 from .._symmetry._leg import BoundLeg
 from ._chunks import samples_in
-from ._gradients import gram
-from ._parts import form_for
-from ._pass import Plan, plan
+from ._gram_plan import Plan, plan
+from ._outer_products import gram
+from ._parameter_gradient import form_for
 
 
 @dataclass(frozen=True)

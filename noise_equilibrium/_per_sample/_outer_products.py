@@ -18,7 +18,8 @@ from jaxtyping import Array
 
 from .._symmetry import BoundSymmetry
 from .._symmetry._leg import BoundLeg
-from ._program import POSITION, Use, Window
+from ._actions import Use
+from ._linear_view import POSITION, Window
 
 SAMPLE, FIRST, SECOND, BLOCK, PRIMED = "sample", "p", "q", "block", "primed"
 Label = int | str

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax.core
 from jax.extend import core
 
-from ._views import LOOP, POSITION, Axis, View
+from ._linear_view import LOOP, POSITION, Axis, View
 
 
 class Fact(NamedTuple):
@@ -42,7 +42,7 @@ class Use(NamedTuple):
         With W of shape (3, 4) and two inputs h_p of length 2 in columns, y = W[1:3].T @ h has the shape (4, 2). δ has
         axis 1 of W and the positions p along its axes, h has what the slice left of axis 0, two entries, and p:
 
-        >>> from noise_equilibrium._noise._program import Use, tap
+        >>> from noise_equilibrium._per_sample._tapped_loss import tap
         >>> import jax.numpy as jnp, noise_equilibrium as ne
         >>> problem = ne.Problem(lambda w, h: jnp.sum((w[1:3].T @ h) ** 2), jnp.ones((5, 2, 2)))
         >>> (use,) = tap(problem, jnp.ones((3, 4)), [0]).uses

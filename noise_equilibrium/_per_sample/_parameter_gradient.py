@@ -15,8 +15,10 @@ from jaxtyping import Array
 
 from .._symmetry import BoundSymmetry
 from .._symmetry._leg import BoundLeg
-from ._gradients import GradientForm, dense_form, gradient_form, gram, hold, one_hot, total_gradient
-from ._program import TappedLoss, Use, Window
+from ._actions import Use
+from ._linear_view import Window
+from ._outer_products import GradientForm, dense_form, gradient_form, gram, hold, one_hot, total_gradient
+from ._tapped_loss import TappedLoss
 
 Wanted = Sequence[tuple[BoundLeg, BoundSymmetry]]
 

@@ -1,0 +1,25 @@
+"""What the program of a loss tells about the gradient of every sample: the only room that reads programs.
+
+`_linear_view` says how a value holds a parameter; `_actions` what an equation may do to such values, and `_rules` what
+each primitive does (`_linear_rules`, `_contraction_rules`, `_call_rules`); `_reading` reads a program by these rules,
+once, and `_tapped_loss` runs it as it was read. `_parameter_gradient` holds the gradients of a parameter as the outer
+products of `_outer_products`; `_gram_plan` takes their Grams in one pass over the data, in `_chunks` as large as
+`_activation_bytes` allows.
+"""
+
+from ._chunks import map_over_samples, samples_in, sum_over_samples
+from ._explain import Explanation, LegPath, explain
+from ._gram_plan import gradient_grams, plan
+from ._silence import Silence
+
+__all__ = [
+    "Explanation",
+    "LegPath",
+    "Silence",
+    "explain",
+    "gradient_grams",
+    "map_over_samples",
+    "plan",
+    "samples_in",
+    "sum_over_samples",
+]
