@@ -91,18 +91,14 @@ class Use(NamedTuple):
 
 
 class Derived(NamedTuple):
-    """A view of a result: one of an operand, behind one more map at the most.
+    """A view of a result.
 
     Attributes:
         view: how the result holds the parameter.
-        operand: the operand it comes from.
-        place: which of its views.
-        value: the operand that the last map needs at run time, if any.
+        value: the operand that the last of its maps needs at run time, if it is new here and needs one.
     """
 
     view: View
-    operand: int
-    place: int
     value: int | None = None
 
 
@@ -119,16 +115,16 @@ class Used(NamedTuple):
 
 
 class Entered(NamedTuple):
-    """The equation calls another jaxpr; `remat` says that the call recomputes on the way back."""
+    """The equation calls another program; `remat` says that the call recomputes on the way back."""
 
-    jaxpr: core.ClosedJaxpr
+    program: core.ClosedJaxpr
     remat: dict[str, Any] | None
 
 
 class Looped(NamedTuple):
     """The equation is a scan whose constants or sequences hold parameters."""
 
-    jaxpr: core.ClosedJaxpr
+    program: core.ClosedJaxpr
     num_consts: int
     num_carry: int
     length: int

@@ -8,7 +8,7 @@ from jax.extend import core
 
 from ._actions import Derived, Fact, Use, Used, Viewed, aval, read
 from ._linear_rules import times_matrix
-from ._linear_view import POSITION, Atom, Axis, Scale, View, can_pull
+from ._linear_view import POSITION, Atom, Axis, View, can_pull
 
 # All fields that the dimension numbers of these equations have; a further one could mean anything.
 GATHER_NUMBERS = {
@@ -27,11 +27,11 @@ def dot(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | Used | None:
     if not any(fact.varies for fact in facts):
         derived = []
         for side, fact in enumerate(facts):
-            for place, view in enumerate(fact.views):
+            for view in fact.views:
                 new = times_matrix(eqn, numbers, view, side)
                 if new is None:
                     break
-                derived.append(Derived(new, side, place, 1 - side))
+                derived.append(Derived(new, 1 - side))
         if len(derived) == len(facts[0].views) + len(facts[1].views):
             return Viewed((tuple(derived),))
     if facts[0].views and facts[1].views:
@@ -128,7 +128,7 @@ def rows(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Used | None:
     uses = []
     for view in facts[0].views:
         label = view.whole(look_up.axis)
-        if label is None or any(step.label == label and not isinstance(step, Scale) for step in view.maps):
+        if label is None or any(step.label == label for step in view.maps):
             return None
         if any(axis is not None for axis in view.loops):  # an index has no axis of the parameter to run over
             return None

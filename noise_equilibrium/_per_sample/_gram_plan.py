@@ -118,9 +118,9 @@ def _bytes(
     dtype: jnp.dtype,
 ) -> tuple[int, int]:
     """Bytes per sample of the activations, and of what else one pass holds."""
-    inputs = range(len(tapped.jaxpr.jaxpr.invars))
+    inputs = range(len(tapped.reading.program.jaxpr.invars))
     depends = [SAMPLE if i >= len(arrays) else ESCAPED if i in tapped.escaped else FIXED for i in inputs]
-    activations, escaped, _ = bytes_per_sample(tapped.jaxpr.jaxpr, depends)
+    activations, escaped, _ = bytes_per_sample(tapped.reading.program.jaxpr, depends)
     if tapped.escaped:  # one parameter per sample, and so all that is made of it, forward and backward
         escaped += sum(arrays[leaf].nbytes for leaf in tapped.escaped)
     numbers = sum(_beyond_activations(tapped, form) for form in forms.values())

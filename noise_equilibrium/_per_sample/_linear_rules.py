@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from ._actions import Derived, Fact, Viewed, aval, read
-from ._linear_view import Diagonal, Placed, Product, Reversed, Scale, View, Window, regrouped
+from ._linear_view import Negate, Placed, Product, Rescale, Reversed, Scale, View, Window, regrouped
 
 
 def rearranged(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
@@ -20,7 +20,7 @@ def rearranged(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
         return None
     name = eqn.primitive.name
     derived = []
-    for place, view in enumerate(facts[0].views):
+    for view in facts[0].views:
         if name == "transpose":
             order = read(eqn, "permutation", tuple)
             axes = None if order is None else tuple(view.axes[axis] for axis in order)
@@ -30,7 +30,7 @@ def rearranged(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
             axes = regrouped(view.axes, target.shape)
         if axes is None:
             return None
-        derived.append(Derived(view._replace(axes=axes), 0, place))
+        derived.append(Derived(view._replace(axes=axes)))
     return Viewed((tuple(derived),))
 
 
@@ -41,15 +41,14 @@ def added(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
     for operand, fact in enumerate(facts):
         if fact.varies or (fact.views and aval(eqn.invars[operand]).shape != shape):
             return None
-        for place, view in enumerate(fact.views):
-            negative = operand == 1 and eqn.primitive.name == "sub"
-            derived.append(Derived(view.mapped(Scale(-1)) if negative else view, operand, place))
+        negative = operand == 1 and eqn.primitive.name == "sub"
+        derived += [Derived(view.mapped(Negate()) if negative else view) for view in fact.views]
     return Viewed((tuple(derived),))
 
 
 def negated(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed:
     """V = −W: the view behind a factor −1."""
-    return Viewed((tuple(Derived(view.mapped(Scale(-1)), 0, place) for place, view in enumerate(facts[0].views)),))
+    return Viewed((tuple(Derived(view.mapped(Negate())) for view in facts[0].views),))
 
 
 def scaled(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
@@ -63,14 +62,14 @@ def scaled(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
         return None
     proper = [axis for axis, n in enumerate(factor.shape) if n != 1]
     derived = []
-    for place, view in enumerate(facts[mine].views):
+    for view in facts[mine].views:
         if not proper:
-            new = view.mapped(Scale(-1, divides))
+            new = view.mapped(Scale(divides=divides))
         elif len(proper) == 1 and (label := view.whole(proper[0])) is not None:
-            new = view.mapped(Diagonal(label, divides), proper[0])
+            new = view.mapped(Rescale(label, divides), proper[0])
         else:
             return None
-        derived.append(Derived(new, mine, place, 1 - mine))
+        derived.append(Derived(new, 1 - mine))
     return Viewed((tuple(derived),))
 
 
@@ -106,7 +105,7 @@ def _windowed(
     results = []
     for part in parts:
         derived = []
-        for place, view in enumerate(facts[0].views):
+        for view in facts[0].views:
             for axis, (start, limit, stride) in enumerate(part):
                 size, full = len(range(start, limit, stride)), shape[axis]
                 if size != full:
@@ -114,7 +113,7 @@ def _windowed(
                     if label is None or size == 0:
                         return None
                     view = view.mapped(Window(label, start, size, stride, full), axis)
-            derived.append(Derived(view, 0, place))
+            derived.append(Derived(view))
         results.append(tuple(derived))
     return Viewed(tuple(results))
 
@@ -127,11 +126,11 @@ def joined(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
     full, start, derived = aval(eqn.outvars[0]).shape[axis], 0, []
     for operand, fact in enumerate(facts):
         size = aval(eqn.invars[operand]).shape[axis]
-        for place, view in enumerate(fact.views):
+        for view in fact.views:
             label = view.whole(axis) if view.axes[axis] else None
             if label is None:
                 return None
-            derived.append(Derived(view.mapped(Placed(label, start, size, full), axis), operand, place))
+            derived.append(Derived(view.mapped(Placed(label, start, size, full), axis)))
         start += size
     return Viewed((tuple(derived),))
 
@@ -142,14 +141,14 @@ def reversed_(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
     if dimensions is None:
         return None
     derived = []
-    for place, view in enumerate(facts[0].views):
+    for view in facts[0].views:
         for axis in dimensions:
             if view.axes[axis]:
                 label = view.whole(axis)
                 if label is None:
                     return None
                 view = view.mapped(Reversed(label), axis)
-        derived.append(Derived(view, 0, place))
+        derived.append(Derived(view))
     return Viewed((tuple(derived),))
 
 

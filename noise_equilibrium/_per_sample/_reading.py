@@ -1,58 +1,118 @@
-"""Where a parameter meets its input: a static reading of the jaxpr of a loss."""
+"""A program as it is read, once: what each of its equations does to parameters, and where they meet their input.
 
-from collections.abc import Sequence
-from typing import Any
+The reading is a static tree: an equation that calls a program, or loops over one, has the reading of that program. Uses
+have numbers, by which a run of the program finds them again at any depth.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from jax.extend import core
 
-from ._actions import Entered, Escaped, Fact, Looped, Use, Used, Viewed
+from ._actions import Action, Entered, Escaped, Fact, Looped, Use, Used, Viewed
 from ._rules import action_of
 
 
-def find_uses(jaxpr: core.Jaxpr, facts: Sequence[Fact]) -> tuple[list[Use], dict[int, str], list[Fact]]:
-    """All uses of parameters, the parameters that escape and what made them, and what is known of the outputs.
+class Step(NamedTuple):
+    """One equation as it was read.
+
+    Attributes:
+        eqn: the equation.
+        results: what is known of its results.
+        action: what it does to parameters; None if it sees none.
+        uses: its uses, and those of the program inside, by their numbers and as they appear from outside.
+        escaped: the parameters that escape here, and what made them.
+        values: operands that maps of later views need, as pairs of a number and the place of the operand.
+        body: the program inside.
+    """
+
+    eqn: core.JaxprEqn
+    results: tuple[Fact, ...]
+    action: Action | None = None
+    uses: dict[int, Use] = {}  # noqa: RUF012 (no one adds to it)
+    escaped: dict[int, str] = {}  # noqa: RUF012
+    values: tuple[tuple[int, int], ...] = ()
+    body: "Reading | None" = None
+
+
+class Reading(NamedTuple):
+    """A program as it was read.
+
+    Attributes:
+        program: the program.
+        steps: its equations.
+        uses: where parameters meet their input, here and in programs inside; by their numbers, in the order of a run.
+        escaped: the parameters that escape, and what made them.
+        outputs: what is known of the outputs.
+    """
+
+    program: core.ClosedJaxpr
+    steps: tuple[Step, ...]
+    uses: dict[int, Use]
+    escaped: dict[int, str]
+    outputs: tuple[Fact, ...]
+
+
+def read(program: core.ClosedJaxpr, facts: Sequence[Fact], numbers: Iterator[int]) -> Reading:
+    """Read a program, and all programs inside of it, each once.
 
     Args:
-        jaxpr: the program.
+        program: the program.
         facts: what is known of its inputs.
+        numbers: gives numbers to uses and values; no number twice in one tree.
     """
-    known = dict(zip(jaxpr.invars, facts, strict=True))
-    uses: list[Use] = []
-    escaped: dict[int, str] = {}
-    for eqn in jaxpr.eqns:
-        seen = facts_of(eqn.invars, known)
-        action = action_of(eqn, seen) if any(fact.views for fact in seen) else None
-        known.update(zip(eqn.outvars, facts_behind(eqn, action, seen), strict=True))
-        match action:
-            case Used(found):
-                uses += found
-            case Entered(inner, _):
-                found, lost, out = find_uses(inner.jaxpr, seen)
-                uses += found
-                escaped = lost | escaped
-                known.update(zip(eqn.outvars, out, strict=True))
-            case Looped():
-                found, lost, out = find_uses(action.jaxpr.jaxpr, action.facts_inside(seen))
-                uses += [use.looped(action.length) for use in found]
-                escaped = dict.fromkeys(leaves_in(out), "the output of a scan") | lost | escaped
-            case Escaped(primitive):
-                escaped = dict.fromkeys(leaves_in(seen), primitive) | escaped
-    return uses, escaped, facts_of(jaxpr.outvars, known)
+    known = dict(zip(program.jaxpr.invars, facts, strict=True))
+
+    def of(variables: Iterable[Any]) -> tuple[Fact, ...]:  # of literals and constants nothing is known
+        return tuple(Fact() if isinstance(var, core.Literal) else known.get(var, Fact()) for var in variables)
+
+    steps, uses, escaped = [], {}, {}
+    for eqn in program.jaxpr.eqns:
+        step = _read_equation(eqn, of(eqn.invars), numbers)
+        known.update(zip(eqn.outvars, step.results, strict=True))
+        steps.append(step)
+        uses |= step.uses
+        escaped = step.escaped | escaped  # what is said of a parameter is where it escapes first
+    return Reading(program, tuple(steps), uses, escaped, of(program.jaxpr.outvars))
 
 
-def facts_of(variables: Sequence[Any], known: dict[Any, Fact]) -> list[Fact]:
-    """What is known of variables; nothing of literals and constants."""
-    return [Fact() if isinstance(var, core.Literal) else known.get(var, Fact()) for var in variables]
+def _read_equation(eqn: core.JaxprEqn, seen: Sequence[Fact], numbers: Iterator[int]) -> Step:
+    step = Step(eqn, (Fact((), any(fact.varies for fact in seen)),) * len(eqn.outvars))
+    if not any(fact.views for fact in seen):
+        return step
+    action = action_of(eqn, seen)
+    step = step._replace(action=action)
+    match action:
+        case Viewed(results):
+            return _with_views(step, results, numbers)
+        case Used(uses):
+            return step._replace(uses={next(numbers): use for use in uses})
+        case Entered(program):
+            body = read(program, seen, numbers)
+            return step._replace(results=body.outputs, uses=body.uses, escaped=body.escaped, body=body)
+        case Looped():
+            body = read(action.program, action.facts_inside(seen), numbers)
+            uses = {number: use.looped(action.length) for number, use in body.uses.items()}
+            lost = dict.fromkeys(leaves_in(body.outputs), "the output of a scan") | body.escaped
+            return step._replace(uses=uses, escaped=lost, body=body)
+        case Escaped(primitive):
+            return step._replace(escaped=dict.fromkeys(leaves_in(seen), primitive))
 
 
-def facts_behind(eqn: core.JaxprEqn, action: Any, seen: Sequence[Fact]) -> list[Fact]:
-    """What is known of the results of an equation, before a look into programs inside it."""
-    varies = any(fact.varies for fact in seen)
-    if isinstance(action, Viewed):
-        return [Fact(tuple(derived.view for derived in result), varies) for result in action.results]
-    return [Fact((), varies)] * len(eqn.outvars)
+def _with_views(step: Step, results: Sequence[Sequence[Any]], numbers: Iterator[int]) -> Step:
+    """The step whose results hold parameters; an operand that their last maps need gets a number, one for all."""
+    number_of: dict[int, int] = {}
+    facts = []
+    for result, fact in zip(results, step.results, strict=True):
+        views = []
+        for view, operand in result:
+            if operand is not None and operand not in number_of:
+                number_of[operand] = next(numbers)
+            views.append(view if operand is None else view.with_value(number_of[operand]))
+        facts.append(Fact(tuple(views), fact.varies))
+    return step._replace(results=tuple(facts), values=tuple((n, operand) for operand, n in number_of.items()))
 
 
-def leaves_in(facts: Sequence[Fact]) -> list[int]:
+def leaves_in(facts: Iterable[Fact]) -> list[int]:
     """The parameters that values hold."""
     return sorted({view.leaf for fact in facts for view in fact.views})

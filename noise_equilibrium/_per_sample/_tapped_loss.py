@@ -1,11 +1,13 @@
 """The loss with taps: the same program, plus zeros wherever a derivative is wanted.
 
-At every use of a parameter found by `find_uses` a zero is added to the product and the other factor is put aside; at
-every parameter that escapes, a zero is added to the parameter itself. The derivatives with respect to the zeros, for
-all samples, come from one vmapped backward pass.
+At every use of a parameter a zero is added to the product and the other factor is put aside; at every parameter that
+escapes, a zero is added to the parameter itself. The derivatives with respect to the zeros, for all samples, come from
+one vmapped backward pass.
 """
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,52 +18,52 @@ from jaxtyping import Array, PyTree
 from .._jaxpr import evaluate_equation
 from .._parameters import split, without_numbers
 from .._problem import Problem
-from ._actions import Entered, Fact, Looped, Use, Used, Viewed
+from ._actions import Entered, Fact, Looped, Use, Used
 from ._contraction_rules import patches_of, row_look_up
 from ._linear_view import pull, view_of
-from ._reading import facts_behind, facts_of, find_uses, leaves_in
-from ._rules import action_of
+from ._reading import Reading, Step, leaves_in, read
 
-# What the maps of the views of one value need at run time: for each view, for each of its maps.
-Values = tuple[tuple[Array | None, ...], ...]
+# By the numbers that a reading gives: zeros and other factors of uses, values of maps.
+Numbered = dict[int, Array]
 
 
 class TappedLoss(NamedTuple):
     """A per-sample loss prepared for the parameters of some legs.
 
     Attributes:
-        jaxpr: the loss as a program of the parameter arrays followed by the leaves of one sample.
-        facts: what is known of each input of the program.
-        uses: where parameters meet their input.
+        reading: the loss as a program of the parameter arrays followed by the leaves of one sample, as it was read.
         escaped: the parameters to tap at themselves, in ascending order.
         culprits: for each of them the primitive that is not understood.
-        varies: whether the loss depends on the sample at all.
     """
 
-    jaxpr: core.ClosedJaxpr
-    facts: tuple[Fact, ...]
-    uses: tuple[Use, ...]
+    reading: Reading
     escaped: tuple[int, ...]
     culprits: tuple[str, ...]
-    varies: bool
+
+    @property
+    def uses(self) -> tuple[Use, ...]:
+        """Where parameters meet their input."""
+        return tuple(self.reading.uses.values())
+
+    @property
+    def varies(self) -> bool:
+        """Whether the loss depends on the sample at all."""
+        return any(fact.varies for fact in self.reading.outputs)
 
     def derivatives(self, arrays: Sequence[Array], sample: PyTree) -> tuple[list[tuple[Array, Array]], list[Array]]:
         """For one sample: (δ, h) of every use, and the gradient of every parameter that escapes."""
-        zeros = [jnp.zeros(use.shape, use.dtype) for use in self.uses]
+        zeros = {number: jnp.zeros(use.shape, use.dtype) for number, use in self.reading.uses.items()}
         slots = [jnp.zeros_like(arrays[leaf]) for leaf in self.escaped]
 
-        def tapped(zeros: list[Array], slots: list[Array]) -> tuple[Array, list[Array]]:
+        def tapped(zeros: Numbered, slots: list[Array]) -> tuple[Array, Numbered]:
             tapped_arrays = list(arrays)
             for leaf, slot in zip(self.escaped, slots, strict=True):
                 tapped_arrays[leaf] = tapped_arrays[leaf] + slot
-            inputs = [*tapped_arrays, *jax.tree_util.tree_leaves(sample)]
-            put_aside: list[Array] = []
-            plain: list[Values] = [tuple(() for _ in fact.views) for fact in self.facts]
-            (loss,) = _evaluate(self.jaxpr, inputs, self.facts, plain, iter(zeros), put_aside)[0]
-            return loss, put_aside
+            (loss,), others, _ = run(self.reading, [*tapped_arrays, *jax.tree_util.tree_leaves(sample)], zeros, {})
+            return loss, others
 
         (deltas, gradients), others = jax.grad(tapped, argnums=(0, 1), has_aux=True)(zeros, slots)
-        return list(zip(deltas, others, strict=True)), gradients
+        return [(deltas[number], others[number]) for number in self.reading.uses], gradients
 
 
 def tap(problem: Problem, params: PyTree, leaves: Sequence[int]) -> TappedLoss:
@@ -72,94 +74,95 @@ def tap(problem: Problem, params: PyTree, leaves: Sequence[int]) -> TappedLoss:
     def loss(arrays: list[Array], sample: PyTree) -> Array:
         return problem.sample_loss(rebuild(arrays), sample)
 
-    jaxpr = jax.make_jaxpr(loss)(without_numbers(arrays), sample)
+    program = jax.make_jaxpr(loss)(without_numbers(arrays), sample)
     escaped = {leaf: "no entries" for leaf in leaves if not arrays[leaf].size}
     while True:  # what escapes is read as a constant, so that the uses of all others are those of the final program
         facts = tuple(
             Fact((view_of(place, arrays[place].shape),) if place in leaves and place not in escaped else ())
             if place < len(arrays)
             else Fact(varies=True)
-            for place in range(len(jaxpr.jaxpr.invars))
+            for place in range(len(program.jaxpr.invars))
         )
-        uses, lost, outputs = find_uses(jaxpr.jaxpr, facts)
-        lost = dict.fromkeys(leaves_in(outputs), "the output of the loss") | lost
+        reading = read(program, facts, itertools.count())
+        lost = dict.fromkeys(leaves_in(reading.outputs), "the output of the loss") | reading.escaped
         if not lost:
             order = tuple(sorted(escaped))
-            varies = any(fact.varies for fact in outputs)
-            return TappedLoss(jaxpr, facts, tuple(uses), order, tuple(escaped[leaf] for leaf in order), varies)
+            return TappedLoss(reading, order, tuple(escaped[leaf] for leaf in order))
         escaped = escaped | lost
 
 
-def _evaluate(
-    closed: core.ClosedJaxpr,
-    inputs: Sequence[Any],
-    facts: Sequence[Fact],
-    values: Sequence[Values],
-    zeros: Iterator[Array],
-    others: list[Array],
-) -> tuple[list[Any], list[Values]]:
-    """Run a program, adding the next zero at each use and appending the other factor to `others`.
+def run(
+    reading: Reading, inputs: Sequence[Any], zeros: Numbered, values: Numbered
+) -> tuple[list[Any], Numbered, Numbered]:
+    """Run a program as it was read, with a zero added at each use.
 
     Args:
-        closed: the program.
+        reading: of the program.
         inputs: its inputs.
-        facts: what is known of them.
-        values: what the maps of their views need at run time.
-        zeros: one for each use that lies ahead.
-        others: receives the other factor of each use.
+        zeros: for each use a zero, of the shape of the pulled δ.
+        values: what the maps of the views of the inputs need.
 
     Returns:
-        The outputs, and what the maps of their views need.
+        The outputs, the other factor of each use, and the values with those that were made on the way.
     """
-    jaxpr = closed.jaxpr
-    held = dict(zip(jaxpr.constvars, closed.consts, strict=True)) | dict(zip(jaxpr.invars, inputs, strict=True))
-    known = dict(zip(jaxpr.invars, facts, strict=True))
-    needed = dict(zip(jaxpr.invars, values, strict=True))
+    jaxpr, others = reading.program.jaxpr, {}
+    held = dict(zip(jaxpr.constvars, reading.program.consts, strict=True)) | dict(
+        zip(jaxpr.invars, inputs, strict=True)
+    )
 
     def value(var: Any) -> Any:
         return var.val if isinstance(var, core.Literal) else held[var]
 
-    def needs(variables: Sequence[Any]) -> list[Values]:
-        return [() if isinstance(var, core.Literal) else needed.get(var, ()) for var in variables]
-
-    for eqn in jaxpr.eqns:
-        operands = [value(var) for var in eqn.invars]
-        seen, mine = facts_of(eqn.invars, known), needs(eqn.invars)
-        action = action_of(eqn, seen) if any(fact.views for fact in seen) else None
-        known.update(zip(eqn.outvars, facts_behind(eqn, action, seen), strict=True))
-        match action:
-            case Used(uses):
-                (out,) = evaluate_equation(eqn, operands)
-                for place, use in enumerate(uses):
-                    out = out + _spread(use, mine[use.side][place], next(zeros), out)
-                    others.append(_other_factor(eqn, operands, use, mine[use.side][place]))
-                outs = [out]
-            case Viewed(results):
-                outs = evaluate_equation(eqn, operands)
-                for var, result in zip(eqn.outvars, results, strict=True):
-                    needed[var] = tuple(_needed(derived, mine, operands) for derived in result)
-            case Entered(inner, remat):
-                run = _evaluate if remat is None else _rematerialising(remat)
-                outs, out_values = run(inner, operands, seen, mine, zeros, others)
-                known.update(zip(eqn.outvars, find_uses(inner.jaxpr, seen)[2], strict=True))
-                needed.update(zip(eqn.outvars, out_values, strict=True))
+    for step in reading.steps:
+        operands = [value(var) for var in step.eqn.invars]
+        mine = {number: zeros[number] for number in step.uses}
+        match step.action:
+            case Entered(_, remat):
+                assert step.body is not None
+                inside = partial(run, step.body)
+                inside = inside if remat is None else jax.checkpoint(inside, **remat)
+                outs, found, values = inside(operands, mine, values)
             case Looped():
-                outs = _evaluate_loop(action, operands, seen, mine, zeros, others)
+                outs, found = _run_loop(step, step.action, operands, mine, values)
+            case Used():
+                outs, found = _run_uses(step, operands, mine, values)
             case _:
-                outs = evaluate_equation(eqn, operands)
-        held.update(zip(eqn.outvars, outs, strict=True))
-    return [value(var) for var in jaxpr.outvars], needs(jaxpr.outvars)
+                outs, found = evaluate_equation(step.eqn, operands), {}
+        others |= found
+        values = values | {number: jnp.asarray(operands[operand]) for number, operand in step.values}
+        held.update(zip(step.eqn.outvars, outs, strict=True))
+    return [value(var) for var in jaxpr.outvars], others, values
 
 
-def _needed(derived: Any, mine: Sequence[Values], operands: Sequence[Any]) -> tuple[Array | None, ...]:
-    """What the maps of a derived view need: what those of its origin need, and an operand for the new ones."""
-    before = mine[derived.operand][derived.place]
-    new = len(derived.view.maps) - len(before)
-    last = None if derived.value is None else jnp.asarray(operands[derived.value])
-    return (*before, *[last] * new)
+def _run_loop(
+    step: Step, loop: Looped, operands: Sequence[Any], zeros: Numbered, values: Numbered
+) -> tuple[list[Any], Numbered]:
+    """A scan over the sequences of the loop and over the zeros of its turns; the other factors are stacked by it."""
+    body, first, last = step.body, loop.num_consts, loop.num_consts + loop.num_carry
+    assert body is not None
+
+    def turn(carry: Any, slices: Any) -> Any:
+        xs, mine = slices
+        outs, found, _ = run(body, [*operands[:first], *carry, *xs], mine, values)
+        return outs[: loop.num_carry], (outs[loop.num_carry :], found)
+
+    over = list(operands[last:]), zeros
+    carry, (ys, found) = jax.lax.scan(turn, list(operands[first:last]), over, length=loop.length, **loop.options)
+    return [*carry, *ys], found
 
 
-def _spread(use: Use, values: tuple[Array | None, ...], zero: Array, out: Array) -> Array:
+def _run_uses(step: Step, operands: Sequence[Any], zeros: Numbered, values: Numbered) -> tuple[list[Any], Numbered]:
+    """The product, plus the zero of every use; and the other factors."""
+    (out,) = evaluate_equation(step.eqn, operands)
+    found = {}
+    for number, use in step.uses.items():
+        needed = [None if place is None else values[place] for place in use.view.values]
+        out = out + _spread(use, needed, zeros[number], out)
+        found[number] = _other_factor(step.eqn, operands, use, needed)
+    return [out], found
+
+
+def _spread(use: Use, values: Sequence[Array | None], zero: Array, out: Array) -> Array:
     """A zero of the shape of the pulled δ, brought to the product: its derivative is then the pulled δ."""
 
     def pulled(delta: Array) -> Array:  # an index cannot be scaled
@@ -169,7 +172,7 @@ def _spread(use: Use, values: tuple[Array | None, ...], zero: Array, out: Array)
     return spread
 
 
-def _other_factor(eqn: core.JaxprEqn, operands: Sequence[Any], use: Use, values: tuple[Array | None, ...]) -> Array:
+def _other_factor(eqn: core.JaxprEqn, operands: Sequence[Any], use: Use, values: Sequence[Array | None]) -> Array:
     """The pulled h of a use; for rows the index of each position, beyond the end where there is none."""
     if use.kind == "rows":
         return _index(eqn, operands, use)
@@ -199,55 +202,3 @@ def _patches(eqn: core.JaxprEqn, image: Array) -> Array:
     patches = patches_of(eqn)
     assert patches is not None
     return jax.lax.conv_general_dilated_patches(image, **patches._asdict(), precision=jax.lax.Precision.HIGHEST)
-
-
-def _rematerialising(options: dict[str, Any]) -> Any:
-    def run(
-        inner: core.ClosedJaxpr,
-        operands: Sequence[Any],
-        facts: Sequence[Fact],
-        values: Sequence[Values],
-        zeros: Iterator[Array],
-        others: list[Array],
-    ) -> tuple[list[Any], list[Values]]:
-        mine = [next(zeros) for _ in find_uses(inner.jaxpr, facts)[0]]
-
-        def body(
-            operands: Sequence[Any], values: Sequence[Values], mine: list[Array]
-        ) -> tuple[list[Any], list[Values], list[Array]]:
-            inside: list[Array] = []
-            outs, out_values = _evaluate(inner, operands, facts, values, iter(mine), inside)
-            return outs, out_values, inside
-
-        outs, out_values, inside = jax.checkpoint(body, **options)(operands, values, mine)
-        others.extend(inside)
-        return outs, out_values
-
-    return run
-
-
-def _evaluate_loop(
-    loop: Looped,
-    operands: Sequence[Any],
-    facts: Sequence[Fact],
-    values: Sequence[Values],
-    zeros: Iterator[Array],
-    others: list[Array],
-) -> list[Any]:
-    consts = operands[: loop.num_consts]
-    carry = operands[loop.num_consts : loop.num_consts + loop.num_carry]
-    xs = operands[loop.num_consts + loop.num_carry :]
-    within = loop.facts_inside(facts)
-    mine = [next(zeros) for _ in find_uses(loop.jaxpr.jaxpr, within)[0]]
-
-    def body(
-        carry: list[Any], slices: tuple[list[Any], list[Array]]
-    ) -> tuple[list[Any], tuple[list[Any], list[Array]]]:
-        xs, mine = slices
-        inside: list[Array] = []
-        outs, _ = _evaluate(loop.jaxpr, [*consts, *carry, *xs], within, values, iter(mine), inside)
-        return outs[: loop.num_carry], (outs[loop.num_carry :], inside)
-
-    carry, (ys, inside) = jax.lax.scan(body, list(carry), (list(xs), mine), length=loop.length, **loop.options)
-    others.extend(inside)
-    return [*carry, *ys]
