@@ -253,4 +253,12 @@ def _contract(terms: Sequence[tuple[Sequence[Label], Array]], output: Sequence[L
     if common > 1:
         labels = [label[common - 1 :] for label in labels]
         operands = [operand.reshape(-1, *operand.shape[common:]) for operand in operands]
+    if len(labels) == 2 and sorted(map(str, labels[0])) == sorted(map(str, labels[1])):
+        # Every axis is one of both operands: no matrix product, and as one XLA would move each axis that stays to the
+        # front, and so copy both operands.
+        first, second = operands
+        second = second.transpose([labels[1].index(label) for label in labels[0]])
+        summed = [place for place, label in enumerate(labels[0]) if label not in output]
+        kept = [label for label in labels[0] if label in output]
+        return jnp.sum(first * second, axis=summed).transpose([kept.index(label) for label in output])
     return jnp.einsum(_expression(labels, output), *operands, precision=jax.lax.Precision.HIGHEST)
