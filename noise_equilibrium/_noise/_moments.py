@@ -7,7 +7,7 @@ with E the mean over the N samples (1/N), each leg written as a matrix with its 
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import equinox as eqx
 import jax
@@ -17,7 +17,7 @@ from jaxtyping import Array, PyTree
 from .._double import in_double
 from .._numbers import cast, jit
 from .._parameters import accumulation_dtype, split
-from .._per_sample import Silence, gradient_grams
+from .._per_sample import LegGram, Silence, gradient_grams
 from .._problem import Problem
 from .._symmetry import (
     AbstractSymmetry,
@@ -119,13 +119,37 @@ def noise_moments(
     return bound.as_given(moments)
 
 
+@overload
 def bound_moments(
     problem: Problem, params: PyTree, symmetries: tuple[Bound, ...], double: bool = False
-) -> tuple[AbstractMoments, ...]:
-    """`noise_moments` of symmetries that know their parameters, for use in programs: finite or not."""
-    moments, silence = measured_moments(problem, params, symmetries, double)
+) -> tuple[AbstractMoments, ...]: ...
+
+
+@overload
+def bound_moments(
+    problem: Problem, params: PyTree, symmetries: tuple[Bound, ...], double: bool = False, *, gradient: Literal[True]
+) -> tuple[tuple[AbstractMoments, ...], PyTree]: ...
+
+
+def bound_moments(
+    problem: Problem, params: PyTree, symmetries: tuple[Bound, ...], double: bool = False, *, gradient: bool = False
+) -> Any:
+    """`noise_moments` of symmetries that know their parameters, for use in programs: finite or not.
+
+    Args:
+        problem: a finite problem.
+        params: the parameters.
+        symmetries: of these parameters; at least one.
+        double: whether the Grams of matrix symmetries are summed, and kept, in double precision.
+        gradient: whether the mean gradient ḡ of the loss (without weight decay) is returned too. It comes from the same
+            pass: the backward pass, in whose activations the moments are found, is that of all parameters then.
+
+    Returns:
+        The moments; with the gradient (moments, ḡ), ḡ a pytree like params in the dtype of the moments.
+    """
+    moments, mean, silence = moments_and_mean(problem, params, symmetries, double, gradient)
     silence.warn()
-    return moments
+    return (moments, split(params)[1](mean)) if gradient else moments
 
 
 @jit
@@ -146,13 +170,20 @@ def measured_moments(
 
 @jit
 def moments_and_mean(
-    problem: Problem, params: PyTree, symmetries: tuple[Bound, ...], double: bool = False
+    problem: Problem,
+    params: PyTree,
+    symmetries: tuple[Bound, ...],
+    double: bool = False,
+    gradient: bool = False,
 ) -> tuple[tuple[AbstractMoments, ...], list[Array], Silence]:
-    """The same, and ḡ, one array per parameter; zero where no symmetry acts."""
+    """The same, and ḡ, one array per parameter; without `gradient` it is zero where no symmetry acts."""
     of_legs = [symmetry for symmetry in symmetries if isinstance(symmetry, BoundSymmetry)]
     of_matrices = [symmetry for symmetry in symmetries if isinstance(symmetry, BoundExponential)]
+    leg_moments, mean, silence = [], [], Silence()
     with jax.default_matmul_precision("highest"):
-        leg_moments, mean, silence = _leg_moments(problem, params, of_legs, double) if of_legs else ([], [], Silence())
+        if of_legs:
+            gradient = gradient and not of_matrices  # which have all of it
+            leg_moments, mean, silence = _leg_moments(problem, params, of_legs, double, gradient)
         matrix_moments, full_mean = spectral_moments(problem, params, of_matrices) if of_matrices else ([], mean)
     legs, matrices = iter(leg_moments), iter(matrix_moments)
     moments = [next(legs if isinstance(symmetry, BoundSymmetry) else matrices) for symmetry in symmetries]
@@ -168,12 +199,12 @@ def of_gradient(symmetry: Bound, arrays: Sequence[Array]) -> Any:
 
 
 def _leg_moments(
-    problem: Problem, params: PyTree, symmetries: Sequence[BoundSymmetry], double: bool
+    problem: Problem, params: PyTree, symmetries: Sequence[BoundSymmetry], double: bool, gradient: bool
 ) -> tuple[list[Moments], list[Array], Silence]:
     arrays, _ = split(params)
-    wanted = [(leg, symmetry) for symmetry in symmetries for leg in symmetry.legs]
-    dtype = accumulation_dtype([arrays[leg.index] for leg, _ in wanted])
-    seconds, means, silence = gradient_grams(problem, params, wanted, dtype, double)
+    wanted = [LegGram(leg, symmetry.algebra.rank) for symmetry in symmetries for leg in symmetry.legs]
+    dtype = accumulation_dtype([arrays[one.leg.index] for one in wanted])
+    seconds, means, silence = gradient_grams(problem, params, wanted, dtype, double, gradient)
     values = iter(seconds)
     moments = []
     for symmetry in symmetries:

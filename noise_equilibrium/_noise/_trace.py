@@ -11,7 +11,7 @@ from .._budget import require_room
 from .._minibatch import Minibatches, Replacement
 from .._numbers import cast, jit
 from .._parameters import accumulation_dtype, flatten, split
-from .._per_sample import Silence, map_over_samples, plan, samples_in
+from .._per_sample import LegGram, Silence, map_over_samples, plan, samples_in
 from .._problem import Problem
 from .._symmetry import AbstractSymmetry, Bound, BoundExponential, BoundSymmetry, bind, scaling
 from ._finite import require_finite_gradients
@@ -107,16 +107,16 @@ def _charge_rates(problem: Problem, params: PyTree, symmetry: Bound) -> tuple[Ar
 
 def _along_legs(problem: Problem, params: PyTree, symmetry: BoundSymmetry) -> tuple[Array, Silence]:
     arrays, _ = split(params)
-    wanted = [(leg, symmetry) for leg in symmetry.legs]
+    wanted = [LegGram(leg, symmetry.algebra.rank) for leg in symmetry.legs]
     made = plan(problem, params, wanted, accumulation_dtype([arrays[leg.index] for leg in symmetry.legs]))
 
     def rates(samples: PyTree) -> Array:
         count = len(jax.tree_util.tree_leaves(samples)[0])
-        factors = made.factors(arrays, samples)
+        factors, _ = made.factors(arrays, samples)
         total = jnp.zeros((count, *symmetry.shape), made.dtype)
-        for leg in symmetry.legs:
+        for leg, one in zip(symmetry.legs, wanted, strict=True):
             if leg.index in made.forms:
-                gram = made.forms[leg.index].gram(leg, symmetry, factors[leg.index], per_sample=True)
+                gram = made.forms[leg.index].gram(one, factors[leg.index], per_sample=True)
                 total = total + cast(leg.power, gram) * gram
         return jax.vmap(symmetry.public)(total)
 

@@ -10,10 +10,12 @@ products of `_outer_products`; `_gram_plan` takes their Grams in one pass over t
 from ._chunks import map_over_samples, samples_in, sum_over_samples
 from ._explain import Explanation, LegPath, explain
 from ._gram_plan import gradient_grams, plan
+from ._outer_products import LegGram
 from ._silence import Silence
 
 __all__ = [
     "Explanation",
+    "LegGram",
     "LegPath",
     "Silence",
     "explain",

@@ -16,13 +16,34 @@ import jax.numpy as jnp
 import opt_einsum
 from jaxtyping import Array
 
-from .._symmetry import BoundSymmetry
-from .._symmetry._leg import BoundLeg
+from .._symmetry import BoundLeg
 from ._actions import Use
 from ._linear_view import POSITION, Window
 
 SAMPLE, FIRST, SECOND, BLOCK, PRIMED = "sample", "p", "q", "block", "primed"
 Label = int | str
+
+
+class LegGram(NamedTuple):
+    """The Gram that is wanted of the gradient of one leg.
+
+    Attributes:
+        leg: the leg.
+        rank: how many axes of a block the Gram has: 2 for a matrix, 1 for its diagonal, 0 for its trace.
+    """
+
+    leg: BoundLeg
+    rank: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the Gram, with the block axis in front."""
+        return (self.leg.blocks,) + (self.leg.size,) * self.rank
+
+    @property
+    def is_trace(self) -> bool:
+        """Whether it does not tell the entries of the leg's axis apart."""
+        return self.rank == 0 and self.leg.blocks == 1
 
 
 class GradientForm(NamedTuple):
@@ -135,7 +156,7 @@ class Gram(NamedTuple):
         return float(_path(self.labels, self.output, self.shapes)[1].opt_cost)
 
     def __call__(self, factors: Sequence[Array]) -> Array:
-        """The Gram, of the internal shape of an element."""
+        """The Gram, with the block axis in front."""
         if self.form.rows is None:
             operands = [*factors, *factors]
         else:
@@ -147,9 +168,9 @@ class Gram(NamedTuple):
         return _einsum(self.labels, self.output, operands).reshape(self.element)
 
 
-def gram(form: GradientForm, leg: BoundLeg, symmetry: BoundSymmetry, n: int, per_sample: bool = False) -> Gram:
+def gram(form: GradientForm, wanted: LegGram, n: int, per_sample: bool = False) -> Gram:
     """Prepare the Gram of per-sample gradients of n samples along the axis of a leg: their sum, or each."""
-    rank = symmetry.algebra.rank
+    leg, rank = wanted
     split = leg.blocks > 1
     labels: list[tuple[Label, ...]] = []
     shapes: list[tuple[int, ...]] = []
@@ -171,7 +192,7 @@ def gram(form: GradientForm, leg: BoundLeg, symmetry: BoundSymmetry, n: int, per
         shapes.append((n,) if form.positions == 1 else (n, form.positions, form.positions))
     axis_labels: list[Label] = [] if leg.axis is None else [leg.axis, PRIMED]
     output = (SAMPLE,) * per_sample + (BLOCK,) * split + tuple(axis_labels[:rank])
-    element = (n,) * per_sample + symmetry.algebra.shape(leg.blocks, leg.size)
+    element = (n,) * per_sample + wanted.shape
     return Gram(form, tuple(labels), tuple(shapes), output, element)
 
 

@@ -50,20 +50,40 @@ class TappedLoss(NamedTuple):
         """Whether the loss depends on the sample at all."""
         return any(fact.varies for fact in self.reading.outputs)
 
-    def derivatives(self, arrays: Sequence[Array], sample: PyTree) -> tuple[list[tuple[Array, Array]], list[Array]]:
-        """For one sample: (δ, h) of every use, and the gradient of every parameter that escapes."""
-        zeros = {number: jnp.zeros(use.shape, use.dtype) for number, use in self.reading.uses.items()}
-        slots = [jnp.zeros_like(arrays[leaf]) for leaf in self.escaped]
+    def derivatives(
+        self, arrays: Sequence[Array], samples: PyTree, others: Sequence[int] = ()
+    ) -> tuple[list[tuple[Array, Array]], list[Array], dict[int, Array]]:
+        """What one backward pass of n samples tells.
 
-        def tapped(zeros: Numbered, slots: list[Array]) -> tuple[Array, Numbered]:
-            tapped_arrays = list(arrays)
-            for leaf, slot in zip(self.escaped, slots, strict=True):
-                tapped_arrays[leaf] = tapped_arrays[leaf] + slot
-            (loss,), others, _ = run(self.reading, [*tapped_arrays, *jax.tree_util.tree_leaves(sample)], zeros, {})
-            return loss, others
+        The loss that is differentiated is the sum over the samples: what every sample has for itself, the zeros, gets a
+        derivative for every sample, and a parameter the sum of its gradients.
 
-        (deltas, gradients), others = jax.grad(tapped, argnums=(0, 1), has_aux=True)(zeros, slots)
-        return [(deltas[number], others[number]) for number in self.reading.uses], gradients
+        Args:
+            arrays: the parameters.
+            samples: n samples.
+            others: parameters of which the sum of the gradients is wanted.
+
+        Returns:
+            (δ, h) of every use and the gradient of every parameter that escapes, with n in front; and the sums.
+        """
+        count = len(jax.tree_util.tree_leaves(samples)[0])
+        zeros = {n: jnp.zeros((count, *use.shape), use.dtype) for n, use in self.reading.uses.items()}
+        slots = {leaf: jnp.zeros((count, *arrays[leaf].shape), arrays[leaf].dtype) for leaf in self.escaped}
+
+        def of_one(zeros: Numbered, slots: Numbered, shared: Numbered, sample: PyTree) -> tuple[Array, Numbered]:
+            tapped = [shared.get(leaf, array) for leaf, array in enumerate(arrays)]
+            for leaf, slot in slots.items():
+                tapped[leaf] = tapped[leaf] + slot
+            (loss,), factors, _ = run(self.reading, [*tapped, *jax.tree_util.tree_leaves(sample)], zeros, {})
+            return loss, factors
+
+        def of_all(zeros: Numbered, slots: Numbered, shared: Numbered) -> tuple[Array, Numbered]:
+            losses, factors = jax.vmap(of_one, in_axes=(0, 0, None, 0))(zeros, slots, shared, samples)
+            return jnp.sum(losses), factors
+
+        derivative = jax.grad(of_all, argnums=(0, 1, 2), has_aux=True)
+        (deltas, gradients, sums), factors = derivative(zeros, slots, {leaf: arrays[leaf] for leaf in others})
+        return [(deltas[n], factors[n]) for n in self.reading.uses], [gradients[leaf] for leaf in self.escaped], sums
 
 
 def tap(problem: Problem, params: PyTree, leaves: Sequence[int]) -> TappedLoss:

@@ -4,13 +4,14 @@ from ._bind import Bound, BoundSymmetries, bind, bind_each
 from ._check import SymmetryError, check_symmetry, symmetry_violation
 from ._exponential import BoundExponential, ExponentialSymmetry, exponential_symmetry
 from ._families import double_rotation, neuron_rescaling, rescaling, scaling
-from ._leg import Leg
+from ._leg import BoundLeg, Leg
 from ._symmetry import AbstractSymmetry, BoundSymmetry, Symmetry
 
 __all__ = [
     "AbstractSymmetry",
     "Bound",
     "BoundExponential",
+    "BoundLeg",
     "BoundSymmetries",
     "BoundSymmetry",
     "ExponentialSymmetry",
