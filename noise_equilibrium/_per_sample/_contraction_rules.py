@@ -18,7 +18,11 @@ CONVOLUTION_NUMBERS = {"lhs_spec", "rhs_spec", "out_spec"}
 
 
 def dot(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | Used | None:
-    """A product y = W h: with a fixed matrix h a view of W, with any other h a use, whose gradient is δ hᵀ."""
+    """A product y = W h: with a fixed matrix h a view of W, with any other h a use, whose gradient is δ hᵀ.
+
+    Where neither side depends on the sample, a view is tried first: in (B A) x the product B A is a weight. If it is
+    none (WᵀW, a vector), a single side that holds parameters may still be a use, with the same h for all samples.
+    """
     numbers = _dot_numbers(eqn)
     if numbers is None or len(eqn.outvars) != 1:
         return None
@@ -120,7 +124,8 @@ def row_look_up(eqn: core.JaxprEqn) -> RowLookUp | None:
 def rows(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Used | None:
     """A look-up y_p = W[i_p], as of an embedding: a use at all positions p, whose gradient is Σ_p e_{i_p} δ_pᵀ.
 
-    The second factor is not h but the index i_p, which stands for the unit vector e_{i_p}.
+    The second factor is not h but the index i_p, which stands for the unit vector e_{i_p}. So the axis of the index is
+    one of the parameter itself, behind no map: B e_i is no unit vector.
     """
     look_up = row_look_up(eqn)
     if look_up is None or not facts[0].views or any(fact.views for fact in facts[1:]):

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-# Labels of axes that are not axes of the parameter: positions (tokens, columns of h) and loops around the use.
+# Labels of axes that are not axes of the parameter: positions (tokens, columns of h) and loops around the use. Axes of
+# parameters are numbered from 0, so both lie beyond the largest number of axes, and sort behind them.
 POSITION = 1000
 LOOP = 2000
 

@@ -233,6 +233,7 @@ def _outer(form: GradientForm, use: Use, first: Array, second: Array) -> Array:
 def _path(
     labels: Sequence[Sequence[Label]], output: Sequence[Label], shapes: Sequence[tuple[int, ...]]
 ) -> tuple[Any, Any]:
+    # Four operands at most, or three: all orders are tried in no time.
     return opt_einsum.contract_path(_expression(labels, output), *shapes, shapes=True, optimize="optimal")
 
 
@@ -259,12 +260,12 @@ def _einsum(labels: Sequence[Sequence[Label]], output: Sequence[Label], operands
 
 
 def _contract(terms: Sequence[tuple[Sequence[Label], Array]], output: Sequence[Label]) -> Array:
-    """One step of an einsum.
-
-    Axes that both operands have in front, and that are summed over, become one axis: several would be moved, and so
-    copied, for the matrix product.
-    """
+    """One step of an einsum, so that XLA moves, and so copies, as little as possible."""
     labels, operands = [list(label) for label, _ in terms], [operand for _, operand in terms]
+    if len(terms) == 2 and {*labels[0]} == {*labels[1]}:
+        return _summed_product(labels, output, operands)
+    # Axes that both operands have in front, and that are summed over, become one: several would be moved for the
+    # matrix product.
     common = 0
     if len(terms) == 2:
         for first, second in zip(*labels, strict=False):
@@ -274,12 +275,17 @@ def _contract(terms: Sequence[tuple[Sequence[Label], Array]], output: Sequence[L
     if common > 1:
         labels = [label[common - 1 :] for label in labels]
         operands = [operand.reshape(-1, *operand.shape[common:]) for operand in operands]
-    if len(labels) == 2 and sorted(map(str, labels[0])) == sorted(map(str, labels[1])):
-        # Every axis is one of both operands: no matrix product, and as one XLA would move each axis that stays to the
-        # front, and so copy both operands.
-        first, second = operands
-        second = second.transpose([labels[1].index(label) for label in labels[0]])
-        summed = [place for place, label in enumerate(labels[0]) if label not in output]
-        kept = [label for label in labels[0] if label in output]
-        return jnp.sum(first * second, axis=summed).transpose([kept.index(label) for label in output])
     return jnp.einsum(_expression(labels, output), *operands, precision=jax.lax.Precision.HIGHEST)
+
+
+def _summed_product(labels: Sequence[Sequence[Label]], output: Sequence[Label], operands: Sequence[Array]) -> Array:
+    """Two arrays with the same axes, multiplied entry by entry and summed up: no matrix product.
+
+    As one, with each axis that stays for a batch axis, both operands would be copied to have these in front: of a
+    diagonal Gram that is three times the rest of its work.
+    """
+    (first, second), (order, other) = operands, labels
+    product = first * second.transpose([other.index(label) for label in order])
+    kept = [label for label in order if label in output]
+    total = jnp.sum(product, axis=[place for place, label in enumerate(order) if label not in output])
+    return total.transpose([kept.index(label) for label in output])
