@@ -17,7 +17,7 @@ from jaxtyping import Array, PyTree
 from .._double import in_double
 from .._numbers import cast, jit
 from .._parameters import accumulation_dtype, split
-from .._per_sample import LegGram, Silence, gradient_grams
+from .._per_sample import LegGram, Silence, gradient_grams, gram_of
 from .._problem import Problem
 from .._symmetry import (
     AbstractSymmetry,
@@ -202,30 +202,42 @@ def _leg_moments(
     problem: Problem, params: PyTree, symmetries: Sequence[BoundSymmetry], double: bool, gradient: bool
 ) -> tuple[list[Moments], list[Array], Silence]:
     arrays, _ = split(params)
-    wanted = [LegGram(leg, symmetry.algebra.rank) for symmetry in symmetries for leg in symmetry.legs]
-    dtype = accumulation_dtype([arrays[one.leg.index] for one in wanted])
-    seconds, means, silence = gradient_grams(problem, params, wanted, dtype, double, gradient)
+    wanted = [[LegGram(leg, symmetry.algebra.rank) for leg in symmetry.legs] for symmetry in symmetries]
+    every = [one for several in wanted for one in several]
+    dtype = accumulation_dtype([arrays[one.leg.index] for one in every])
+    seconds, sums, silence = gradient_grams(problem, params, every, dtype, double, gradient)
     values = iter(seconds)
     moments = []
-    for symmetry in symmetries:
-        inside = {leg.index for leg in symmetry.legs}
-        legs = [array.astype(dtype) if place in inside else None for place, array in enumerate(arrays)]
-        parts = [next(values) for _ in symmetry.legs], legs, [m if i in inside else None for i, m in enumerate(means)]
-        function = partial(_moments, symmetry, problem.num_samples == 1)
+    for symmetry, several in zip(symmetries, wanted, strict=True):
+        legs = [arrays[one.leg.index].astype(dtype) for one in several]
+        parts = [next(values) for _ in several], legs, [sums[one.leg.index] for one in several]
+        function = partial(_moments, symmetry, several, problem.num_samples)
         precise = double and symmetry.algebra.rank == 2
         moments.append(in_double(function, *parts, keep=True) if precise else function(*parts))
-    return moments, means, silence
+    return moments, [total / problem.num_samples for total in sums], silence
 
 
 def _moments(
-    symmetry: BoundSymmetry, single: bool, seconds: list[Array], arrays: Sequence[Any], means: Sequence[Any]
+    symmetry: BoundSymmetry,
+    wanted: Sequence[LegGram],
+    count: int,
+    seconds: Sequence[Array],
+    arrays: Sequence[Array],
+    sums: Sequence[Array],
 ) -> Moments:
-    weight, mean = symmetry.grams(arrays), symmetry.grams(means)
-    second = {power: jnp.zeros_like(gram) for power, gram in mean.items()}
-    for leg, value in zip(symmetry.legs, seconds, strict=True):
-        second[leg.power] = second[leg.power] + value
-    if single:  # one sample has no noise, not even that of rounding
-        second = mean
+    """The moments from what every leg has: the second moment, the parameter and Σ g."""
+
+    def by_power(grams: Sequence[Array]) -> dict[float, Array]:
+        totals: dict[float, Array] = {}
+        for one, value in zip(wanted, grams, strict=True):
+            power = one.leg.power
+            totals[power] = totals[power] + value if power in totals else value
+        return totals
+
+    weight = by_power([gram_of(one, array) for one, array in zip(wanted, arrays, strict=True)])
+    # The Gram is divided, not the gradient, of which that would make a copy.
+    mean = by_power([gram_of(one, total) / float(count) ** 2 for one, total in zip(wanted, sums, strict=True)])
+    second = mean if count == 1 else by_power(seconds)  # one sample has no noise, not even that of rounding
     powers = tuple(weight)
     return Moments(
         weight=tuple(symmetry.public(weight[power]) for power in powers),

@@ -10,7 +10,7 @@ products of `_outer_products`; `_gram_plan` takes their Grams in one pass over t
 from ._chunks import map_over_samples, samples_in, sum_over_samples
 from ._explain import Explanation, LegPath, explain
 from ._gram_plan import gradient_grams, plan
-from ._outer_products import LegGram
+from ._outer_products import LegGram, gram_of
 from ._silence import Silence
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Silence",
     "explain",
     "gradient_grams",
+    "gram_of",
     "map_over_samples",
     "plan",
     "samples_in",

@@ -72,9 +72,9 @@ def gradient_grams(
     wanted: Sequence[LegGram],
     dtype: jnp.dtype,
     double: bool = False,
-    all_means: bool = False,
+    all_sums: bool = False,
 ) -> tuple[list[Any], list[Array], Silence]:
-    """E[gram(g)] for each wanted leg; for each parameter ḡ; and what the loss does not depend on.
+    """E[gram(g)] for each wanted leg; for each parameter Σ g; and what the loss does not depend on.
 
     Args:
         problem: a finite problem.
@@ -82,17 +82,17 @@ def gradient_grams(
         wanted: the Grams.
         dtype: of the results, and of the arithmetic after the backward pass.
         double: whether Grams of matrix symmetries are summed and returned in double precision.
-        all_means: whether ḡ is wanted of every parameter; if not, it is zero where no leg is.
+        all_sums: whether Σ g is wanted of every parameter; if not, it is zero where no leg is.
 
     Returns:
-        Grams with the block axis in front; mean gradients shaped like the parameters; and what the loss does not depend
-        on.
+        Grams with the block axis in front; sums of gradients shaped like the parameters, for the caller to divide where
+        it costs least; and what the loss does not depend on.
     """
     arrays, _ = split(params)
     made = plan(problem, params, wanted, dtype)
     count = made.total
     used = {place: one for place, one in enumerate(wanted) if one.leg.index in made.forms}
-    others = [leaf for leaf in range(len(arrays)) if leaf not in made.forms] if all_means else []
+    others = [leaf for leaf in range(len(arrays)) if leaf not in made.forms] if all_sums else []
 
     def of_leg(one: LegGram, factors: Any) -> Any:
         def gram(factors: Any) -> Array:
@@ -107,11 +107,11 @@ def gradient_grams(
 
     grams, totals = sum_over_samples(sums, problem.data, count, made.most)
     seconds = [grams[place] if place in grams else jnp.zeros(one.shape, dtype) for place, one in enumerate(wanted)]
-    means = [
-        totals[leaf].astype(dtype) / count if leaf in totals else jnp.zeros(array.shape, dtype)
+    gradients = [
+        totals[leaf].astype(dtype) if leaf in totals else jnp.zeros(array.shape, dtype)
         for leaf, array in enumerate(arrays)
     ]
-    return seconds, means, made.silence
+    return seconds, gradients, made.silence
 
 
 def _bytes(

@@ -196,6 +196,11 @@ def gram(form: GradientForm, wanted: LegGram, n: int, per_sample: bool = False) 
     return Gram(form, tuple(labels), tuple(shapes), output, element)
 
 
+def gram_of(wanted: LegGram, array: Array) -> Array:
+    """The Gram of one array along the axis of a leg, as of the gradient of a single sample."""
+    return gram(dense_form(array.shape), wanted, 1)([array[None, None]])
+
+
 def _owned(labels: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(label for label in labels if label < POSITION))
 
