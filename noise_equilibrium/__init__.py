@@ -1,7 +1,7 @@
 """Dynamics of stochastic gradient descent under parameter symmetries.
 
-A `Problem` (a per-sample loss and data) and a `Symmetry` go in; `noise_moments` measures what the gradient noise does
-along the symmetry; `noether_flow`, `find_equilibrium` and `simulate` say where it drives the parameters, how fast, and
+A `Problem` (a per-sample loss and data) and a `Symmetry` go in; `measure` says what the gradient noise does along the
+symmetry; `noether_flow`, `find_equilibrium` and `simulate` say where it drives the parameters, how fast, and
 show it happen.
 """
 
@@ -47,6 +47,7 @@ from ._noise import (
     AbstractMoments,
     Explanation,
     LegPath,
+    Measurement,
     MomentEstimate,
     Moments,
     PartialMoments,
@@ -57,6 +58,7 @@ from ._noise import (
     estimate_moments,
     explain,
     gradient_covariance,
+    measure,
     noise_moments,
     noise_trace,
     partial_moments,
@@ -103,6 +105,7 @@ __all__ = [
     "Labelled",
     "Leg",
     "LegPath",
+    "Measurement",
     "MomentEstimate",
     "Moments",
     "Optax",
@@ -139,6 +142,7 @@ __all__ = [
     "flatten",
     "gradient_covariance",
     "labelled",
+    "measure",
     "models",
     "neuron_rescaling",
     "noether_flow",

@@ -38,6 +38,15 @@ def single(value: Any) -> Any:
     return jax.tree_util.tree_map(lambda x: x.high if _is_wide(x) else x, value, is_leaf=_is_wide)
 
 
+def precision_kept(value: Any) -> Any:
+    """The dtype that the numbers of a pytree are as precise as: double for `Wide` ones."""
+    leaves = jax.tree_util.tree_leaves(value, is_leaf=_is_wide)
+    return max(
+        (jnp.dtype("float64") if _is_wide(leaf) else jnp.result_type(leaf) for leaf in leaves),
+        key=lambda dtype: dtype.itemsize,
+    )
+
+
 def add(first: Any, second: Any) -> Any:
     """The sum of two like pytrees, in double precision where there is a `Wide`."""
 

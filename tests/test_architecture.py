@@ -31,8 +31,9 @@ SIGNATURES = {
     "noether_flow": "problem params symmetry noise_scale",
     "expected_charge_step": "problem params symmetry dynamics",
     "relaxation_rates": "problem params symmetry noise_scale",
-    "find_equilibrium": "problem params symmetry law",
-    "predict": "problem params symmetry law steps tolerance",
+    "measure": "problem params symmetry gradient",
+    "find_equilibrium": "problem params symmetry law throw",
+    "predict": "problem params symmetry law steps tolerance throw",
     "orbit_flow": "problem params symmetry law times",
     "time_scales": "problem params symmetry law method",
     "SGD": "learning_rate batch_size replacement",
@@ -133,6 +134,7 @@ READS_PROGRAMS = (
     "_random/_flat.py",
     "_random/_one_pass.py",
     "_sweep/_jaxprs.py",
+    "_sweep/_program.py",
 )
 
 
@@ -183,6 +185,9 @@ def test_fixed_defaults():
         ("SGD", "replacement"): True,
         ("SDE", "dt"): None,
         ("Optax", "replacement"): True,
+        ("measure", "gradient"): False,
+        ("find_equilibrium", "throw"): False,
+        ("predict", "throw"): False,
         ("predict", "steps"): 2000,
         ("predict", "tolerance"): 1e-3,
         ("simulate", "key"): None,

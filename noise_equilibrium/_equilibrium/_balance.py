@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._double import in_double
+from .._double import in_double, precision_kept
 from .._flow import ChargeLaw
 from .._noise import AbstractMoments, Moments
+from .._numbers import cast
 from .._parameters import flatten
 from .._symmetry import Bound, BoundSymmetry
 from ._elementwise import Balance, balance_elements
@@ -28,7 +29,7 @@ def balance(
     arrays: Sequence[Array],
     moments: AbstractMoments,
     law: ChargeLaw,
-    samples: int,
+    samples: Any,
     gauge: Motion | None = None,
 ) -> Balance:
     """The motion from a point to the equilibrium of one symmetry, others held fixed.
@@ -42,12 +43,12 @@ def balance(
         gauge: a motion of a matrix symmetry, behind which the moments were taken.
     """
     if isinstance(symmetry, BoundSymmetry) and symmetry.algebra.rank == 2:
-        precision = precision_of(symmetry, arrays)
+        precision, summed = precision_of(symmetry, arrays), precision_kept(moments)
 
-        def of_matrices(arrays: list[Array], moments: Moments, law: ChargeLaw, gauge: Motion | None) -> Balance:
-            return _balance_matrices(symmetry, arrays, moments, law, samples, gauge, precision)
+        def of_matrices(arrays: list[Array], moments: Moments, law: ChargeLaw, samples: Any, gauge: Any) -> Balance:
+            return _balance_matrices(symmetry, arrays, moments, law, samples, gauge, precision, summed)
 
-        return in_double(of_matrices, legs_only(symmetry, arrays), moments, law, gauge, keep=True)
+        return in_double(of_matrices, legs_only(symmetry, arrays), moments, law, samples, gauge, keep=True)
     moments = _audible(moments, samples, moments.weight_plus.dtype)
     uncentred = eqx.tree_at(lambda m: m.noise, moments, _uncentred(moments))
     spectra = Spectrum(*law.spectrum(moments)), Spectrum(*law.spectrum(uncentred))
@@ -102,7 +103,7 @@ def _uncentred(moments: AbstractMoments) -> Any:
     return jax.tree_util.tree_map(jnp.add, moments.noise, moments.mean)
 
 
-def _audible(moments: AbstractMoments, samples: int, precision: Any) -> AbstractMoments:
+def _audible(moments: AbstractMoments, samples: Any, precision: Any) -> AbstractMoments:
     """The moments without a noise that is all rounding.
 
     Args:
@@ -120,7 +121,7 @@ def _audible(moments: AbstractMoments, samples: int, precision: Any) -> Abstract
     rounding = min(float(jnp.finfo(precision).eps), float(jnp.finfo(jnp.float32).eps))
     # Sums over N equal samples err by up to about Nε/8 of them, and the square of the mean by twice that. Gradients
     # that should be equal, and are each wrong by a few roundings, look like a noise of the square of that.
-    heard = noise > samples / 4 * (squares * whole + rounding * mean) + (8 * rounding) ** 2 * whole
+    heard = noise > cast(samples, noise) / 4 * (squares * whole + rounding * mean) + (8 * rounding) ** 2 * whole
     audible = jax.tree_util.tree_map(lambda gram: jnp.where(heard, gram, 0), moments.noise)
     return eqx.tree_at(lambda m: m.noise, moments, audible)
 
@@ -130,9 +131,10 @@ def _balance_matrices(
     arrays: list[Array],
     measured: Moments,
     law: ChargeLaw,
-    samples: int,
+    samples: Any,
     gauge: Motion | None,
     precision: Any,
+    summed: Any,
 ) -> Balance:
     moments = _audible(measured, samples, precision)
     uncentred = eqx.tree_at(lambda m: m.noise, moments, _uncentred(moments))
@@ -147,7 +149,7 @@ def _balance_matrices(
     length = max(arrays[leg.index].size // (leg.blocks * leg.size) for leg in symmetry.legs)
 
     def seen(matrix: Array, uncentred: Array, weight: Array) -> Side:
-        return side(matrix, uncentred, precision, length, weight if graded else None)
+        return side(matrix, uncentred, precision, length, weight if graded else None, summed)
 
     with jax.default_matmul_precision("highest"):
         parts = jax.vmap(split)(jax.vmap(seen)(*grams[0]), jax.vmap(seen)(*grams[1]))

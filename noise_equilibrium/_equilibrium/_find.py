@@ -10,14 +10,14 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from .._double import single
 from .._flow import AbstractLaw, ChargeLaw, as_law
-from .._noise import bound_moments
+from .._noise import AbstractMoments, Measurement, bound_moments, measured, or_measurement
 from .._numbers import jit
-from .._parameters import split
+from .._parameters import accumulation_dtype, split
 from .._problem import Problem
-from .._symmetry import AbstractSymmetry, Bound, BoundSymmetry, ExponentialSymmetry, bind
-from ._balance import all_finite, balance, move, relative_flow
-from ._group import is_matrix, without_rotation
-from ._joint import search
+from .._symmetry import AbstractSymmetry, Bound, BoundSymmetry, ExponentialSymmetry, bind, is_matrix
+from ._balance import Motion, all_finite, balance, move, relative_flow
+from ._joint import joint
+from ._raise import or_raise
 from ._status import Status
 from ._vantage import vantage
 
@@ -31,7 +31,8 @@ class Equilibrium(eqx.Module):
             and +∞ in the scalar and diagonal algebras where P goes to 0 or ∞; in the symmetric algebra log P on the
             directions where it is finite and 0 on the others, which the two projectors name.
         residual: the relative flow ‖dQ/dt‖ / (‖what raises Q‖ + ‖what lowers Q‖), measured anew at `params`; 0/0 is 0,
-            and NaN stays NaN. The largest one of several symmetries, and 1 if they change the loss.
+            and NaN stays NaN. The largest one of several symmetries, and 1 if they change the loss. NaN where there
+            were no data to measure.
         status: an int32 code of `Status`.
         to_zero: the directions where P → 0 and the + legs die: 1 or 0 for each, or the projector on them.
         to_infinity: the directions where P → ∞ and the − legs die, likewise.
@@ -49,8 +50,14 @@ class Equilibrium(eqx.Module):
     sweeps: Int[Array, ""]
 
 
+@or_measurement
 def find_equilibrium(
-    problem: Problem, params: PyTree, symmetry: AbstractSymmetry | Sequence[AbstractSymmetry], law: Any
+    problem: Problem,
+    params: PyTree,
+    symmetry: AbstractSymmetry | Sequence[AbstractSymmetry],
+    law: Any,
+    *,
+    throw: bool = False,
 ) -> Equilibrium:
     """The noise equilibrium on the orbit of params: the point where every charge has zero flow, Theorem 4.3.
 
@@ -59,15 +66,21 @@ def find_equilibrium(
     spectrum"). No simulation: one evaluation of the moments, and one more for the residual. The equilibrium is the
     point of the orbit with the least total gradient noise plus weight norm, Φ = 2γ‖θ‖² + σ² Tr Σ.
 
-    Several symmetries are balanced in turn until no charge flows (theory, "Several symmetries").
+    Several symmetries that share no parameter are balanced from the same moments, and so are scalar and diagonal ones
+    that share some (theory, "Several scalar and diagonal symmetries from one measurement"). Only where matrices meet
+    others in a parameter are they balanced in turn until no charge flows (theory, "Several symmetries").
 
     Args:
-        problem: a finite problem.
+        problem: a finite problem; or, for one symmetry, a `Measurement` in place of it and the next two. Without data,
+            as from `partial_moments`, `estimate_moments` or `redrawn_moments`, nothing is measured anew: `.residual` is
+            NaN, and the status is what the moments say.
         params: any point of the orbit; any pytree.
         symmetry: a symmetry of the loss; or a sequence of symmetries that commute with each other, whose joint
             equilibrium is found.
         law: σ² = η/(2S) > 0, an `SDE`, or an `SGD` or `GD` object, for which it is the exact discrete equilibrium of
             Theorem D.1.
+        throw: whether an equilibrium that was not found, with the status DIVERGES, NOT_CONVERGED or NON_FINITE_INPUT,
+            is an error: outside of `jit` one that names the symmetry and the direction, inside by `equinox.error_if`.
 
     Returns:
         An `Equilibrium`. Differentiable to any order in params, γ, the law, the data and the loss's own numbers, by the
@@ -79,6 +92,7 @@ def find_equilibrium(
     Raises:
         ValueError: on a Stream; for a bad law or leg; for a matrix-free exponential symmetry, an empty sequence, or
             symmetries of a sequence that do not commute because both act on one axis of a parameter.
+        RuntimeError: with `throw`, if there is no equilibrium or it was not found.
 
     Not checked: that the loss has the symmetry; a residual that does not vanish (NOT_CONVERGED) says that it has not.
     That an exponential symmetry commutes with the others of a sequence.
@@ -99,15 +113,23 @@ def find_equilibrium(
         {'u': 1.0, 'w': 1.0}
     """
     law = as_law(law)
+    if not isinstance(problem, Problem):
+        measurement = measured(problem, params, symmetry, "find_equilibrium")
+        law.charge_law(measurement.source)
+        found = _find_from(measurement, law)
+        return or_raise(found, (measurement.symmetry,)) if throw else found
     problem.require_finite("find_equilibrium")
     law.charge_law(problem)  # raises for bad numbers, which cannot be seen once they are traced
     if isinstance(symmetry, AbstractSymmetry):
-        return _find_one(problem, params, _bound(symmetry, params), law)
-    if not isinstance(symmetry, Sequence) or not symmetry:
-        raise ValueError(f"symmetry is {symmetry!r}; expected one Symmetry, or a sequence of at least one.")
-    several = tuple(_bound(one, params) for one in symmetry)
-    _require_commuting(several)
-    return _find_several(problem, params, several, law)
+        several = (_bound(symmetry, params),)
+        found = _find_one(problem, params, several[0], law)
+    else:
+        if not isinstance(symmetry, Sequence) or not symmetry:
+            raise ValueError(f"symmetry is {symmetry!r}; expected one Symmetry, or a sequence of at least one.")
+        several = tuple(_bound(one, params) for one in symmetry)
+        _require_commuting(several)
+        found = _find_several(problem, params, several, law)
+    return or_raise(found, several) if throw else found
 
 
 def _bound(symmetry: Any, params: PyTree) -> Bound:
@@ -134,29 +156,60 @@ def _require_commuting(symmetries: tuple[Bound, ...]) -> None:
 def _find_one(problem: Problem, params: PyTree, symmetry: Bound, law: AbstractLaw) -> Equilibrium:
     arrays, rebuild = split(params)
     coefficients = law.charge_law(problem)
-    known = all_finite([*jax.tree_util.tree_leaves(coefficients), *arrays]) & _is_law(coefficients)
-    usable, lawful = _where(known, arrays, 1), _usable(coefficients, known)
+    usable = _where(_known(arrays, coefficients), arrays, 1)
     gauge = vantage(symmetry, usable) if is_matrix(symmetry) else None
     seen = usable if gauge is None else move(symmetry, usable, gauge)
     (moments,) = bound_moments(problem, rebuild(seen), (symmetry,), True)
+    return _balanced(params, symmetry, moments, coefficients, problem.num_samples, gauge, problem)
+
+
+@jit
+def _find_from(measurement: Measurement, law: AbstractLaw) -> Equilibrium:
+    moments, coefficients = law.acting(measurement)
+    params, symmetry, count = measurement.params, measurement.symmetry, measurement.count
+    return _balanced(params, symmetry, moments, coefficients, count, None, measurement.problem)
+
+
+def _balanced(
+    params: PyTree,
+    symmetry: Bound,
+    moments: AbstractMoments,
+    law: ChargeLaw,
+    samples: Any,
+    gauge: Motion | None,
+    problem: Problem | None,
+) -> Equilibrium:
+    """The equilibrium of one symmetry from its moments, and the flow that is left there if it can be measured."""
+    arrays, rebuild = split(params)
+    known = _known(arrays, law)
     finite = known & all_finite(jax.tree_util.tree_leaves(moments))
-    found = balance(symmetry, usable, _where(finite, moments, 1), lawful, problem.num_samples, gauge)
+    usable, lawful = _where(known, arrays, 1), _usable(law, known)
+    found = balance(symmetry, usable, _where(finite, moments, 1), lawful, samples, gauge)
     stay = ~finite | found.idle
     there = rebuild(_where(stay, arrays, move(symmetry, arrays, found.motion)))
-    (moments,) = bound_moments(problem, there, (symmetry,))
-    # Where nothing acts the flow is rounding error over rounding error: 0/0 := 0.
-    residual = jnp.where(found.idle, 0, relative_flow(*coefficients.sides(moments)))
+    if problem is None:
+        residual = jnp.asarray(jnp.nan, accumulation_dtype(arrays))
+    else:
+        (moments,) = bound_moments(problem, there, (symmetry,))
+        # Where nothing acts the flow is rounding error over rounding error: 0/0 := 0.
+        residual = jnp.where(found.idle, 0, relative_flow(*law.sides(moments)))
     element, to_zero, to_infinity = single((found.element, found.to_zero, found.to_infinity))
     at_limit = jnp.any(to_zero != 0) | jnp.any(to_infinity != 0)
+    flow = residual if problem is not None else jnp.zeros_like(residual)
     return Equilibrium(
         params=there,
         element=jnp.where(finite, element, 0),
         residual=residual,
-        status=_status(finite, found.idle, found.diverges, residual, at_limit, _tolerance((symmetry,), arrays)),
+        status=_status(finite, found.idle, found.diverges, flow, at_limit, _tolerance((symmetry,), arrays)),
         to_zero=to_zero,
         to_infinity=to_infinity,
         sweeps=jnp.ones((), jnp.int32),
     )
+
+
+def _known(arrays: list[Array], law: ChargeLaw) -> Array:
+    """Whether the parameters and the numbers of a law can be worked with."""
+    return all_finite([*jax.tree_util.tree_leaves(law), *arrays]) & _is_law(law)
 
 
 def _where(condition: Array, chosen: PyTree, otherwise: Any) -> Any:
@@ -170,32 +223,30 @@ def _where(condition: Array, chosen: PyTree, otherwise: Any) -> Any:
 def _find_several(problem: Problem, params: PyTree, symmetries: tuple[Bound, ...], law: AbstractLaw) -> Equilibrium:
     arrays, rebuild = split(params)
     coefficients = law.charge_law(problem)
-    lawful = all_finite(jax.tree_util.tree_leaves(coefficients)) & _is_law(coefficients)
-    found = search(problem, arrays, rebuild, symmetries, _usable(coefficients, lawful))
-    finite = lawful & found.finite
-    stay = ~finite | jnp.all(found.idle)
-    moved, ends = arrays, []
-    for place, symmetry in enumerate(symmetries):
-        motion, *end = found.motions[place], found.elements[place], *found.limits[place]
-        if is_matrix(symmetry):
-            motion, *end = without_rotation(symmetry, found.motions[place], found.limits[place])
-        moved = move(symmetry, moved, motion)
-        ends.append([jnp.where(finite, part, 0) for part in single(end)])
-    there = rebuild(_where(stay, arrays, moved))
+    known = _known(arrays, coefficients)
+    found = joint(problem, _where(known, arrays, 1), rebuild, symmetries, _usable(coefficients, known))
+    finite = known & found.finite
+    idle = jnp.stack([end.idle for end in found.ends])
+    moved = arrays
+    for symmetry, end in zip(symmetries, found.ends, strict=True):
+        moved = move(symmetry, moved, end.motion)
+    there = rebuild(_where(~finite | jnp.all(idle), arrays, moved))
+    measured = bound_moments(problem, there, symmetries)
     flows = [
-        jnp.where(found.idle[place], 0, relative_flow(*coefficients.sides(moments)).astype(found.flow.dtype))
-        for place, moments in enumerate(bound_moments(problem, there, symmetries))
+        jnp.where(end.idle, 0, relative_flow(*coefficients.sides(moments)).astype(accumulation_dtype(arrays)))
+        for end, moments in zip(found.ends, measured, strict=True)
     ]
     # A search that measures anew at every step finds a point without flow also where the loss is not invariant.
     residual = jnp.where(_same_loss(problem, params, there) | ~finite, jnp.max(jnp.stack(flows)), 1)
-    elements, to_zero, to_infinity = zip(*ends, strict=True)
+    ends = single([(end.element, end.to_zero, end.to_infinity) for end in found.ends])
+    elements, to_zero, to_infinity = zip(*_where(finite, ends, 0), strict=True)
     at_limit = jnp.stack([jnp.any(limit != 0) for limit in [*to_zero, *to_infinity]]).any()
-    tolerance = _tolerance(symmetries, arrays)
+    diverges = jnp.stack([end.diverges for end in found.ends]).any()
     return Equilibrium(
         params=there,
         element=elements,
         residual=residual,
-        status=_status(finite, jnp.all(found.idle), jnp.any(found.diverges), residual, at_limit, tolerance),
+        status=_status(finite, jnp.all(idle), diverges, residual, at_limit, _tolerance(symmetries, arrays)),
         to_zero=to_zero,
         to_infinity=to_infinity,
         sweeps=found.sweeps,

@@ -76,7 +76,14 @@ class Side(NamedTuple):
     tilt: Float[Array, ""]
 
 
-def side(matrix: Matrix, uncentred: Matrix, precision: Any, length: float = 0, weights: Matrix | None = None) -> Side:
+def side(
+    matrix: Matrix,
+    uncentred: Matrix,
+    precision: Any,
+    length: float = 0,
+    weights: Matrix | None = None,
+    summed: Any = None,
+) -> Side:
     """R or T as a `Side`.
 
     Args:
@@ -86,8 +93,9 @@ def side(matrix: Matrix, uncentred: Matrix, precision: Any, length: float = 0, w
         length: the number of terms of the inner products that the gradients come from.
         weights: the Gram of the legs whose size the gradients have, of + legs for R. Where these are graded along the
             axis, so are the gradients, and their errors with them.
+        summed: the dtype that R or T was summed in, if it is not its own.
     """
-    d, own = len(matrix), float(jnp.finfo(matrix.dtype).eps)
+    d, own = len(matrix), float(jnp.finfo(summed or matrix.dtype).eps)
     rounding = float(jnp.finfo(precision).eps)
     sums = min(rounding, float(jnp.finfo(jnp.float32).eps))
     # A gradient is right to a rounding of its own dtype and to those of the inner products in it, and these errors

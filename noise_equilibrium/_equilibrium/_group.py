@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeGuard
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +11,11 @@ from jaxtyping import Array, Float
 from .._double import in_double
 from .._linalg import eigh, inv
 from .._numbers import cast
-from .._symmetry import Bound, BoundSymmetry
+from .._symmetry import Bound, BoundSymmetry, is_matrix
 from . import _psd
 from ._geometric_mean import image
 
 Matrix = Float[Array, "d d"]
-
-
-def is_matrix(symmetry: Bound) -> TypeGuard[BoundSymmetry]:
-    """Whether a symmetry multiplies its legs by matrices, which are kept in double precision."""
-    return isinstance(symmetry, BoundSymmetry) and symmetry.algebra.rank == 2
 
 
 def identity(symmetry: Bound, dtype: Any) -> Any:

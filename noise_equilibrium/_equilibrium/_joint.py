@@ -1,235 +1,139 @@
-"""Several symmetries at once: each balanced in turn until no charge flows (theory, "Several symmetries").
+"""The joint equilibrium of several symmetries, with as few passes over the data as they allow.
 
-Φ = 2γ‖θ‖² + σ² Tr Σ is convex along every one-parameter subgroup, and balancing one symmetry minimises it over that
-block. Symmetries that share no parameter do not see each other, because the gradient of a parameter that is not moved
-does not change along an orbit; so they are balanced together, from one pass over the data.
+Symmetries that share no parameter do not see each other, because the gradient of a parameter that is not moved does not
+change along an orbit: one pass serves all of them, and scalar and diagonal symmetries that share parameters too. Only
+where matrices, or generators that mix all parameters, meet others in a parameter are they balanced in turn.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Int
 
-from .._double import in_double
 from .._flow import ChargeLaw
-from .._noise import AbstractMoments, bound_moments
-from .._parameters import accumulation_dtype
+from .._noise import bound_moments
 from .._problem import Problem
-from .._symmetry import Bound, BoundSymmetry
-from ._balance import all_finite, balance, move, norm, relative_flow
-from ._group import compose, coordinates, dimension, element_of, further_limits, identity, is_matrix, nearby
-from ._implicit import implicit_zero
-
-MAX_SWEEPS = 500
-# Sweeps that are differentiated step by step: directions die in them, which no finite motion can do afterwards.
-FIRST_SWEEPS = 2
-
-Rebuild = Callable[[list[Array]], PyTree]
+from .._symmetry import Bound, is_matrix, is_scaling, leaves_of
+from ._alike import balances, vantages
+from ._balance import all_finite, move
+from ._group import without_rotation
+from ._scalings import Scalings, scalings
+from ._turns import Rebuild, data_ground, search
 
 
-class Search(eqx.Module):
-    """Where the search stands.
+class End(NamedTuple):
+    """What becomes of one symmetry.
 
     Attributes:
-        arrays: the parameters.
-        motions: for each symmetry the product of its motions.
-        elements: for each symmetry the sum of its elements; means nothing in the symmetric algebra.
-        limits: for each symmetry which directions went to 0, and which to ∞, as numbers > 0 or as matrices that are
-            positive on them.
-        diverges: for each symmetry whether some direction had no finite limit in the last sweep.
-        idle: for each symmetry whether nothing acted on it in the last sweep.
-        finite: whether the moments at the start were finite.
-        flow: the largest relative flow met in the last sweep, over the symmetries with a finite limit.
-        step: the largest relative motion of a parameter in the last sweep.
-        sweeps: how many sweeps there were.
+        motion: the factors of its legs, from the start.
+        element: log P.
+        to_zero: the directions where P → 0.
+        to_infinity: the directions where P → ∞.
+        diverges: whether some direction had no finite limit.
+        idle: whether nothing acted on it.
     """
 
-    arrays: list[Array]
-    motions: tuple[Any, ...]
-    elements: tuple[Array, ...]
-    limits: tuple[tuple[Array, Array], ...]
-    diverges: Bool[Array, " symmetries"]
-    idle: Bool[Array, " symmetries"]
+    motion: Any
+    element: Any
+    to_zero: Any
+    to_infinity: Any
+    diverges: Bool[Array, ""]
+    idle: Bool[Array, ""]
+
+
+class Joint(NamedTuple):
+    """The ends of all symmetries, whether all numbers at the start were finite, and how often each was balanced."""
+
+    ends: list[End]
     finite: Bool[Array, ""]
-    flow: Float[Array, ""]
-    step: Float[Array, ""]
     sweeps: Int[Array, ""]
 
 
-def search(
+def joint(
     problem: Problem, arrays: list[Array], rebuild: Rebuild, symmetries: tuple[Bound, ...], law: ChargeLaw
-) -> Search:
-    """Balance symmetries in turn until every relative flow is below ε^0.7, or nothing moves any more.
-
-    Differentiable by the implicit function theorem in everything that the problem, the parameters and the law hold.
-    """
-    turns = _turns(symmetries, len(arrays))
-
-    def sweep(state: Search) -> Search:
-        return _sweep(problem, rebuild, symmetries, law, turns, state)
-
-    start = _at(arrays, symmetries)
-    first = start
-    for _ in range(FIRST_SWEEPS):  # not a scan, whose derivative of a gradient forgets what is held constant inside
-        first = sweep(first)
-    end = _iterate(sweep, _unmoved(first, start))
-    # From where derivatives are known: the remaining motions as constants, and what the theorem says of their changes.
-    rest = jax.lax.stop_gradient((end.motions, end.elements))
-    arrays = _moved(symmetries, first.arrays, rest[0])
-    change = _correction(problem, arrays, rebuild, symmetries, law)
-    turned = tuple(nearby(symmetry, element) for symmetry, element in zip(symmetries, change, strict=True))
-    motions = tuple(
-        compose(symmetry, compose(symmetry, one, two), three)
-        for symmetry, one, two, three in zip(symmetries, first.motions, rest[0], turned, strict=True)
-    )
-    elements = tuple(
-        one if is_matrix(symmetry) else one + two + three
-        for symmetry, one, two, three in zip(symmetries, first.elements, rest[1], change, strict=True)
-    )
-    limits = tuple(
-        further_limits(symmetry, *parts)
-        for symmetry, *parts in zip(symmetries, first.limits, first.motions, end.limits, strict=True)
-    )
-    moved = _moved(symmetries, arrays, turned)
-    return eqx.tree_at(lambda s: (s.arrays, s.motions, s.elements, s.limits), end, (moved, motions, elements, limits))
+) -> Joint:
+    """The motions to the joint equilibrium; differentiable to any order in everything that goes in."""
+    alone, scaled, turned = _sorted(symmetries, len(arrays))
+    plans = [scalings([s for s in map(symmetries.__getitem__, places) if is_scaling(s)], arrays) for places in scaled]
+    ends: dict[int, End] = {}
+    finite, sweeps = all_finite(arrays), jnp.ones((), jnp.int32)
+    if alone or plans:
+        at_once, of_scalings, measured_finite, sweeps = _from_one_pass(
+            problem, arrays, rebuild, [symmetries[place] for place in alone], plans, law
+        )
+        finite &= measured_finite
+        for places, found in zip([alone, *scaled], [at_once, *of_scalings], strict=True):
+            ends |= dict(zip(places, found, strict=True))
+    if turned:
+        there = arrays
+        for place, end in ends.items():
+            there = move(symmetries[place], there, end.motion)
+        found, start_finite, turns = _in_turn(
+            problem, there, rebuild, tuple(symmetries[place] for place in turned), law
+        )
+        finite, sweeps = finite & start_finite, jnp.maximum(sweeps, turns)
+        ends |= dict(zip(turned, found, strict=True))
+    return Joint([ends[place] for place in range(len(symmetries))], finite, sweeps)
 
 
-def _at(arrays: list[Array], symmetries: tuple[Bound, ...]) -> Search:
-    dtype = accumulation_dtype(arrays)
-    count = len(symmetries)
-    zeros = [_zero(symmetry, dtype) for symmetry in symmetries]
-    return Search(
-        arrays=arrays,
-        motions=tuple(identity(symmetry, dtype) for symmetry in symmetries),
-        elements=tuple(zeros),
-        limits=tuple((zero, zero) for zero in zeros),
-        diverges=jnp.zeros(count, bool),
-        idle=jnp.zeros(count, bool),
-        finite=all_finite(arrays),
-        flow=jnp.asarray(jnp.inf, dtype),
-        step=jnp.asarray(jnp.inf, dtype),
-        sweeps=jnp.zeros((), jnp.int32),
-    )
+def _sorted(symmetries: Sequence[Bound], count: int) -> tuple[list[int], list[list[int]], list[int]]:
+    """Symmetries that share no parameter with others; those that share some, but scale alone; and all others."""
+    leaves = [leaves_of(symmetry, count) for symmetry in symmetries]
+    groups: list[list[int]] = []
+    for place in range(len(symmetries)):
+        met = [group for group in groups if any(leaves[place] & leaves[other] for other in group)]
+        groups = [group for group in groups if group not in met] + [[place, *(one for group in met for one in group)]]
+    alone = sorted(group[0] for group in groups if len(group) == 1)
+    several = [sorted(group) for group in groups if len(group) > 1]
+    scaled = [group for group in several if all(is_scaling(symmetries[place]) for place in group)]
+    return alone, scaled, sorted(place for group in several if group not in scaled for place in group)
 
 
-def _zero(symmetry: Bound, dtype: Any) -> Any:
-    """The element that moves nothing."""
-    if not isinstance(symmetry, BoundSymmetry):
-        return jnp.zeros((), dtype)
-    zero = symmetry.public(jnp.zeros(symmetry.shape, dtype))
-    return in_double(lambda zero: zero, zero, keep=True) if is_matrix(symmetry) else zero
-
-
-def _unmoved(state: Search, start: Search) -> Search:
-    """The same place as a start of its own."""
-    fresh = (start.motions, start.elements, start.limits)
-    return eqx.tree_at(lambda s: (s.motions, s.elements, s.limits), state, fresh)
-
-
-def _moved(symmetries: tuple[Bound, ...], arrays: list[Array], motions: tuple[Any, ...]) -> list[Array]:
-    for symmetry, motion in zip(symmetries, motions, strict=True):
-        arrays = move(symmetry, arrays, motion)
-    return arrays
-
-
-def _turns(symmetries: tuple[Bound, ...], count: int) -> list[list[int]]:
-    """The symmetries in groups that share no parameter."""
-    groups: list[tuple[list[int], set[int]]] = []
-    for place, symmetry in enumerate(symmetries):
-        is_legs = isinstance(symmetry, BoundSymmetry)
-        leaves = {leg.index for leg in symmetry.legs} if is_legs else set(range(count))
-        for members, taken in groups:
-            if not taken & leaves:
-                members.append(place)
-                taken |= leaves
-                break
-        else:
-            groups.append(([place], leaves))
-    return [members for members, _ in groups]
-
-
-def _sweep(
+def _from_one_pass(
     problem: Problem,
+    arrays: list[Array],
     rebuild: Rebuild,
-    symmetries: tuple[Bound, ...],
+    symmetries: Sequence[Bound],
+    plans: Sequence[Scalings],
     law: ChargeLaw,
-    turns: Sequence[Sequence[int]],
-    state: Search,
-) -> Search:
-    """Every symmetry balanced once."""
-    dtype = state.flow.dtype
-    arrays, finite = state.arrays, state.finite
-    motions, elements, limits = list(state.motions), list(state.elements), list(state.limits)
-    diverges, idle, flow = state.diverges, state.idle, jnp.zeros((), dtype)
-    for turn in turns:
-        measured = bound_moments(problem, rebuild(arrays), tuple(symmetries[place] for place in turn), True)
-        usable = all_finite([*jax.tree_util.tree_leaves(measured), *arrays])
-        finite = finite & (usable | (state.sweeps > 0))
-        usable_law = jax.tree_util.tree_map(lambda number: jnp.where(usable, number, jnp.ones_like(number)), law)  # noqa: B023
-        for place, moments in zip(turn, measured, strict=True):
-            moments = jax.tree_util.tree_map(lambda leaf: jnp.where(usable, leaf, 1), moments)  # noqa: B023
-            found = balance(symmetries[place], arrays, moments, usable_law, problem.num_samples)
-            if not is_matrix(symmetries[place]):
-                found = jax.tree_util.tree_map(lambda x: x.astype(dtype) if x.dtype != bool else x, found)
-                elements[place] = elements[place] + found.element
-            here = in_double(_relative_flow, jax.lax.stop_gradient(moments), usable_law).astype(dtype)
-            flow = jnp.maximum(flow, jnp.where(found.idle | found.diverges, 0, here))
-            lost = found.dies if is_matrix(symmetries[place]) else (found.to_zero, found.to_infinity)
-            limits[place] = further_limits(
-                symmetries[place], limits[place], motions[place], jax.lax.stop_gradient(lost)
-            )
-            motions[place] = compose(symmetries[place], motions[place], found.motion)
-            diverges, idle = diverges.at[place].set(found.diverges), idle.at[place].set(found.idle)
-            arrays = [
-                jnp.where(usable, new, old)
-                for new, old in zip(move(symmetries[place], arrays, found.motion), arrays, strict=True)
+) -> tuple[list[End], list[list[End]], Array, Array]:
+    """The ends of symmetries that share no parameter, and of groups that scale; whether all is finite; the sweeps."""
+    gauges = vantages(symmetries, arrays)
+    seen = arrays
+    for symmetry, gauge in zip(symmetries, gauges, strict=True):
+        seen = seen if gauge is None else move(symmetry, seen, gauge)
+    terms = [term for plan in plans for term in plan.terms]
+    measured = bound_moments(problem, rebuild(seen), (*symmetries, *terms), True)
+    finite = all_finite(jax.tree_util.tree_leaves(measured))
+    measured = jax.tree_util.tree_map(lambda leaf: jnp.where(finite, leaf, 1), measured)
+    moments, rest = measured[: len(symmetries)], list(measured[len(symmetries) :])
+    found = balances(symmetries, arrays, moments, law, problem.num_samples, gauges)
+    ends = [End(one.motion, one.element, one.to_zero, one.to_infinity, one.diverges, one.idle) for one in found]
+    of_plans, sweeps = [], jnp.ones((), jnp.int32)
+    for plan in plans:
+        mine, rest = rest[: len(plan.terms)], rest[len(plan.terms) :]
+        state = search(plan.ground(problem.num_samples), plan.arrays(mine, arrays), plan.symmetries, law)  # pyright: ignore[reportArgumentType]
+        sweeps = jnp.maximum(sweeps, state.sweeps)
+        of_plans.append(
+            [
+                End(state.motions[i], state.elements[i], *state.limits[i], state.diverges[i], state.idle[i])
+                for i in range(len(plan.symmetries))
             ]
-    pairs = zip(*jax.lax.stop_gradient((arrays, state.arrays)), strict=True)
-    steps = [(norm(new - old) / jnp.where(norm(old) > 0, norm(old), 1)).astype(dtype) for new, old in pairs]
-    step = jnp.max(jnp.stack(steps))
-    motions, elements, limits = tuple(motions), tuple(elements), tuple(limits)
-    return Search(arrays, motions, elements, limits, diverges, idle, finite, flow, step, state.sweeps + 1)
+        )
+    return ends, of_plans, finite, sweeps
 
 
-def _relative_flow(moments: AbstractMoments, law: ChargeLaw) -> Array:
-    return relative_flow(*law.sides(moments))
-
-
-def _iterate(sweep: Callable[[Search], Search], start: Search) -> Search:
-    """Sweeps until the flow is small; a constant for derivatives, whatever the sweep closes over."""
-    pure, numbers = jax.closure_convert(sweep, start)
-    start, numbers = jax.lax.stop_gradient((start, numbers))
-    eps = jnp.finfo(start.flow.dtype).eps
-    resting = 4 * max(jnp.finfo(array.dtype).eps for array in start.arrays)
-
-    def goes_on(state: Search) -> Array:
-        return (state.flow > eps**0.7) & (state.step > resting) & (state.sweeps < MAX_SWEEPS)
-
-    return jax.lax.while_loop(goes_on, lambda state: pure(state, *numbers), start)
-
-
-def _correction(
+def _in_turn(
     problem: Problem, arrays: list[Array], rebuild: Rebuild, symmetries: tuple[Bound, ...], law: ChargeLaw
-) -> list[Array]:
-    """Elements that are 0, with the derivatives of those that keep every flow at 0."""
-    sizes = [dimension(symmetry) for symmetry in symmetries]
-    ends = [sum(sizes[: place + 1]) for place in range(len(sizes))]
-
-    def elements(vector: Array) -> list[Array]:
-        parts = jnp.split(vector, ends[:-1])
-        return [element_of(symmetry, part) for symmetry, part in zip(symmetries, parts, strict=True)]
-
-    def flows(vector: Array) -> Array:
-        motions = [nearby(symmetry, part) for symmetry, part in zip(symmetries, elements(vector), strict=True)]
-        there = rebuild(_moved(symmetries, arrays, tuple(motions)))
-        measured = bound_moments(problem, there, symmetries)
-        every = [
-            coordinates(symmetry, law.flow(moments)).astype(vector.dtype)
-            for symmetry, moments in zip(symmetries, measured, strict=True)
-        ]
-        return jnp.concatenate(every)
-
-    return elements(implicit_zero(flows, sum(sizes), accumulation_dtype(arrays)))
+) -> tuple[list[End], Array, Array]:
+    """The ends of symmetries that share parameters, of any kind; whether the start was finite; the sweeps."""
+    found = search(data_ground(problem, rebuild), arrays, symmetries, law)
+    ends = []
+    for place, symmetry in enumerate(symmetries):
+        end = found.motions[place], found.elements[place], *found.limits[place]
+        if is_matrix(symmetry):
+            end = without_rotation(symmetry, found.motions[place], found.limits[place])
+        ends.append(End(*end, found.diverges[place], found.idle[place]))
+    return ends, found.finite, found.sweeps

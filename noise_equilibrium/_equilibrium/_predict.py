@@ -16,6 +16,7 @@ from .._parameters import flatten
 from .._problem import Problem
 from .._symmetry import AbstractSymmetry, scaling
 from ._find import find_equilibrium
+from ._raise import or_raise_slope
 from ._status import Status
 
 # The most parameters for which the descent keeps an inverse Hessian (128 MiB in double precision), and Tr∇²L is summed
@@ -59,6 +60,7 @@ def predict(
     *,
     steps: int = 2000,
     tolerance: float = 1e-3,
+    throw: bool = False,
 ) -> Prediction:
     """The end point of SGD from these parameters: the noise equilibrium of the minimum that lies downhill.
 
@@ -75,12 +77,14 @@ def predict(
         steps: the most steps down.
         tolerance: the relative slope up to which the place counts as a minimum. The descent goes on to about ε^0.6
             where the loss is smooth; the kinks of ReLU networks on few samples may stop it before.
+        throw: whether a minimum or an equilibrium that was not found is an error, as in `find_equilibrium`.
 
     Returns:
         A `Prediction`.
 
     Raises:
         ValueError: what `find_equilibrium` refuses; steps < 1; a tolerance ≤ 0.
+        RuntimeError: with `throw`, if the minimum or the equilibrium was not found.
 
     Assumed: SGD at this learning rate stays in the valley of its start. In a network with several minima, or with many
     minima beyond the orbit, SGD may drift to another one.
@@ -95,7 +99,9 @@ def predict(
     problem.require_finite("predict")
     law = as_law(law)
     minimum, slope = _descend(problem, params, int(steps))
-    there = find_equilibrium(problem, minimum, symmetry, law)
+    if throw:
+        minimum = or_raise_slope(minimum, slope, tolerance)
+    there = find_equilibrium(problem, minimum, symmetry, law, throw=throw)
     several = not isinstance(symmetry, AbstractSymmetry)
     charges = tuple(one.charge(there.params) for one in symmetry) if several else symmetry.charge(there.params)
     sharpness, sharpness_error = hessian_trace(problem, there.params)

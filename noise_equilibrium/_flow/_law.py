@@ -10,6 +10,7 @@ factor, m = 1.
 """
 
 import abc
+import dataclasses
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -18,9 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .._noise import AbstractMoments
+from .._noise import AbstractMoments, Measurement
 from .._numbers import Traced, as_number, cast, require, require_scalar
-from .._problem import Problem
 
 
 class ChargeLaw(eqx.Module):
@@ -87,8 +87,27 @@ class AbstractLaw(Traced):
     is_discrete: ClassVar[bool] = False
 
     @abc.abstractmethod
-    def charge_law(self, problem: Problem) -> ChargeLaw:
-        """The coefficients of this law on a problem; raises a ValueError where it has none."""
+    def charge_law(self, problem: Any) -> ChargeLaw:
+        """The coefficients of this law on a problem, or its source; raises a ValueError where it has none."""
+
+    def acting(self, measurement: Measurement) -> tuple[AbstractMoments, ChargeLaw]:
+        """The moments, and the coefficients of this law on them: what every consumer of a measurement begins with.
+
+        Of redrawn data the noise of the redrawing is new at every visit, so that a batch without replacement lessens
+        that of the choice of samples alone: the moments hold both, in the ratio in which a step has them.
+        """
+        coefficients = self.charge_law(measurement.source)
+        if measurement.within is None:
+            return measurement.measured, coefficients
+        fresh = self.charge_law(dataclasses.replace(measurement.source, is_stream=True)).noise
+        share = jnp.asarray(coefficients.noise) / fresh
+        noise = jax.tree_util.tree_map(
+            lambda choice, redrawn: cast(share, choice) * choice + redrawn,
+            measurement.measured.noise,
+            measurement.within,
+        )
+        moments = eqx.tree_at(lambda m: m.noise, measurement.measured, noise)
+        return moments, dataclasses.replace(coefficients, noise=fresh)
 
 
 class NoiseScale(AbstractLaw):
@@ -96,7 +115,7 @@ class NoiseScale(AbstractLaw):
 
     value: Any
 
-    def charge_law(self, problem: Problem) -> ChargeLaw:
+    def charge_law(self, problem: Any) -> ChargeLaw:
         return ChargeLaw(decay=problem.weight_decay, scale=self.value, noise=1.0, mean=0.0)
 
 

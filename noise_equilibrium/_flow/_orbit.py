@@ -13,12 +13,13 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._budget import require_room
+from .._double import single
 from .._linalg import eigh
-from .._noise import bound_moments
+from .._noise import Measurement, measured, or_measurement
 from .._numbers import jit
 from .._parameters import accumulation_dtype, split
 from .._problem import Problem
-from .._symmetry import AbstractSymmetry, Bound, BoundSymmetry, ExponentialSymmetry, bind
+from .._symmetry import AbstractSymmetry, BoundSymmetry, is_matrix
 from ._law import AbstractLaw, as_law, powers_of
 
 MAX_STEPS = 2**16
@@ -39,6 +40,7 @@ class OrbitFlow(eqx.Module):
     charge: Array
 
 
+@or_measurement
 def orbit_flow(problem: Problem, params: PyTree, symmetry: AbstractSymmetry, law: Any, times: Any) -> OrbitFlow:
     """λ(t) and Q(t) under the Noether flow alone, from any start, by one evaluation of the moments.
 
@@ -47,7 +49,7 @@ def orbit_flow(problem: Problem, params: PyTree, symmetry: AbstractSymmetry, law
     U̇ = UB and Ẇ = −BW with BN + NB = dQ/dt, N = Q₊ + Q₋.
 
     Args:
-        problem: a finite problem.
+        problem: a finite problem; or a `Measurement` in place of it and the next two.
         params: the start; any pytree.
         symmetry: whose orbit; a scalar, diagonal or symmetric algebra, or an exponential symmetry.
         law: σ² = η/(2S) > 0 or dynamics; for discrete dynamics the flow is G_d/η.
@@ -63,11 +65,7 @@ def orbit_flow(problem: Problem, params: PyTree, symmetry: AbstractSymmetry, law
 
     Not checked: that the loss has the symmetry, and that the loss directions rest.
     """
-    problem.require_finite("orbit_flow")
-    if isinstance(symmetry, ExponentialSymmetry):
-        symmetry.require_matrix("orbit_flow")
     law = as_law(law)
-    law.charge_law(problem)
     times = jnp.asarray(times)
     if times.ndim != 1 or times.size == 0:
         raise ValueError(f"times has shape {times.shape}; expected a vector of at least one time.")
@@ -75,22 +73,25 @@ def orbit_flow(problem: Problem, params: PyTree, symmetry: AbstractSymmetry, law
         known = np.asarray(times)
         if not (np.isfinite(known).all() and known[0] >= 0 and (np.diff(known) >= 0).all()):
             raise ValueError("times are not ascending numbers ≥ 0; expected times = η × steps, counted from the start.")
-    bound = bind(symmetry, params)
+    measurement = measured(problem, params, symmetry, "orbit_flow")
+    law.charge_law(measurement.source)  # raises for bad numbers, which cannot be seen once they are traced
+    bound = measurement.symmetry
     size = math.prod(bound.shape) if isinstance(bound, BoundSymmetry) else 1
     require_room(
         f"orbit_flow at {times.size} times with a charge of {size} numbers",
         times.size * size,
-        accumulation_dtype(split(params)[0]),
+        accumulation_dtype(split(measurement.params)[0]),
         "Use fewer times.",
     )
-    return _orbit_flow(problem, params, bound, law, times)
+    return _orbit_flow(measurement, law, times)
 
 
 @jit
-def _orbit_flow(problem: Problem, params: PyTree, symmetry: Bound, law: AbstractLaw, times: Array) -> OrbitFlow:
-    (moments,) = bound_moments(problem, params, (symmetry,))
-    coefficients = law.charge_law(problem)
-    if isinstance(symmetry, BoundSymmetry) and symmetry.algebra.rank == 2:
+def _orbit_flow(measurement: Measurement, law: AbstractLaw, times: Array) -> OrbitFlow:
+    symmetry = measurement.symmetry
+    moments, coefficients = law.acting(measurement)
+    if is_matrix(symmetry):
+        moments = single(moments)
         grams = moments.weight_plus, moments.weight_minus
         sides = coefficients.sides(moments)
         if symmetry.blocks == 1:

@@ -4,20 +4,22 @@ from typing import Any
 
 from jaxtyping import Array, PyTree
 
-from .._noise import bound_moments
-from .._numbers import cast
+from .._double import in_double
+from .._noise import Measurement, measured, or_measurement
+from .._numbers import cast, jit
 from .._problem import Problem
-from .._symmetry import AbstractSymmetry, bind
+from .._symmetry import AbstractSymmetry, is_matrix
 from ._law import AbstractLaw, as_law
 
 
+@or_measurement
 def noether_flow(problem: Problem, params: PyTree, symmetry: AbstractSymmetry, noise_scale: Any) -> Array:
     """dQ/dt = −4γ Q + 2σ² (M₊ − M₋): the Noether flow, Eq. (7); for one charge dC/dt = −4γC + 2σ² Tr[ΣA].
 
     Path by path under the SDE, not only on average: the noise has no component along the charge. Time is η × steps.
 
     Args:
-        problem: a finite problem.
+        problem: a finite problem; or a `Measurement` in place of it and the next two.
         params: the parameters, any pytree.
         symmetry: whose charge moves.
         noise_scale: σ² = η/(2S) > 0; a number, or any law (an `SGD` object gives E[ΔQ]/η, Appendix D).
@@ -38,11 +40,12 @@ def noether_flow(problem: Problem, params: PyTree, symmetry: AbstractSymmetry, n
         5.0
     """
     law = as_law(noise_scale)
-    problem.require_finite("noether_flow")
-    (moments,) = bound_moments(problem, params, (bind(symmetry, params),))
-    return law.charge_law(problem).flow(moments)
+    measurement = measured(problem, params, symmetry, "noether_flow", matrix=False)
+    law.charge_law(measurement.source)  # raises for bad numbers, which cannot be seen once they are traced
+    return _flow(measurement, law)
 
 
+@or_measurement
 def expected_charge_step(problem: Problem, params: PyTree, symmetry: AbstractSymmetry, dynamics: AbstractLaw) -> Array:
     """E[Q(θ') − Q(θ)] of one step of SGD or GD, exactly: Appendix D, Eqs. (93)–(100).
 
@@ -51,7 +54,7 @@ def expected_charge_step(problem: Problem, params: PyTree, symmetry: AbstractSym
     with M_S = M/S, times (N−S)/(N−1) without replacement, and M̄ the Grams of the mean gradient.
 
     Args:
-        problem: a finite problem.
+        problem: a finite problem; or a `Measurement` in place of it and the next two.
         params: the parameters, any pytree.
         symmetry: whose charge moves.
         dynamics: an `SGD`, `GD` or `SVAG` object with a learning rate that is a number.
@@ -66,5 +69,14 @@ def expected_charge_step(problem: Problem, params: PyTree, symmetry: AbstractSym
     """
     if not isinstance(dynamics, AbstractLaw) or not dynamics.is_discrete:
         raise ValueError(f"dynamics is {dynamics!r}; expected an SGD or GD object, which have steps of their own.")
-    flow = noether_flow(problem, params, symmetry, dynamics)
+    measurement = measured(problem, params, symmetry, "expected_charge_step", matrix=False)
+    flow = noether_flow(measurement, dynamics)  # pyright: ignore[reportCallIssue, reportArgumentType]
     return cast(dynamics.time_step, flow) * flow  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@jit
+def _flow(measurement: Measurement, law: AbstractLaw) -> Array:
+    moments, coefficients = law.acting(measurement)
+    if is_matrix(measurement.symmetry):
+        return in_double(lambda moments, law: law.flow(moments), moments, coefficients)
+    return coefficients.flow(moments)

@@ -10,10 +10,10 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from .._double import in_double
 from .._linalg import eigh
-from .._noise import AbstractMoments, bound_moments
+from .._noise import AbstractMoments, Measurement, measured, or_measurement
 from .._numbers import cast, jit
 from .._problem import Problem
-from .._symmetry import AbstractSymmetry, Bound, BoundSymmetry, ExponentialSymmetry, bind
+from .._symmetry import AbstractSymmetry, Bound, BoundSymmetry, is_matrix
 from ._law import AbstractLaw, ChargeLaw, as_law
 
 # The longest axis whose d(d+1)/2 rates are all computed. They take d⁶ time and several arrays of d⁴/2 numbers: at
@@ -44,6 +44,7 @@ class RelaxationModes(eqx.Module):
     active: Int[Array, "..."]
 
 
+@or_measurement
 def relaxation_rates(problem: Problem, params: PyTree, symmetry: AbstractSymmetry, noise_scale: Any) -> Array:
     """κ = 4γ + 2σ² Tr[A²Σ]/(θᵀA²θ), the rates at which charges relax along the orbit; t_equi = 1/κ (Section 4.2).
 
@@ -52,7 +53,7 @@ def relaxation_rates(problem: Problem, params: PyTree, symmetry: AbstractSymmetr
     symmetric matrices, M = M₊ + M₋, N = Q₊ + Q₋; they are the relaxation rates at the equilibrium.
 
     Args:
-        problem: a finite problem.
+        problem: a finite problem; or a `Measurement` in place of it and the next two.
         params: the parameters, any pytree; for a matrix charge, at the noise equilibrium.
         symmetry: whose charge relaxes.
         noise_scale: σ² = η/(2S) > 0; a number or a law.
@@ -70,10 +71,13 @@ def relaxation_rates(problem: Problem, params: PyTree, symmetry: AbstractSymmetr
 
     Source: theory, "Time scales".
     """
-    law = _checked("relaxation_rates", problem, symmetry, noise_scale)
-    return _relaxation_rates(problem, params, bind(symmetry, params), law)
+    law = as_law(noise_scale)
+    measurement = measured(problem, params, symmetry, "relaxation_rates")
+    law.charge_law(measurement.source)  # raises for bad numbers, which cannot be seen once they are traced
+    return _relaxation_rates(measurement, law)
 
 
+@or_measurement
 def relaxation_modes(problem: Problem, params: PyTree, symmetry: AbstractSymmetry, noise_scale: Any) -> RelaxationModes:
     """The slowest and the fastest of the relaxation rates κ, with their directions, on an axis of any length d.
 
@@ -82,7 +86,7 @@ def relaxation_modes(problem: Problem, params: PyTree, symmetry: AbstractSymmetr
     B ↦ BN + NB are B = ffᵀ, those of Mf = ρNf. For scalar and diagonal charges they are the extremes of their rates.
 
     Args:
-        problem: a finite problem.
+        problem: a finite problem; or a `Measurement` in place of it and the next two.
         params: the parameters, any pytree; for a matrix charge, at the noise equilibrium.
         symmetry: whose charge relaxes.
         noise_scale: σ² = η/(2S) > 0; a number or a law.
@@ -109,24 +113,16 @@ def relaxation_modes(problem: Problem, params: PyTree, symmetry: AbstractSymmetr
         >>> round(float(modes.slowest), 6), jnp.abs(modes.slowest_direction).round(6).tolist()  # 2σ² Var z_2
         (0.1, [0.0, 1.0])
     """
-    law = _checked("relaxation_modes", problem, symmetry, noise_scale)
-    return _relaxation_modes(problem, params, bind(symmetry, params), law)
-
-
-def _checked(what: str, problem: Problem, symmetry: AbstractSymmetry, noise_scale: Any) -> AbstractLaw:
-    problem.require_finite(what)
-    if isinstance(symmetry, ExponentialSymmetry):
-        symmetry.require_matrix(what)
     law = as_law(noise_scale)
-    law.charge_law(problem)  # raises for bad numbers, which cannot be seen once they are traced
-    return law
+    measurement = measured(problem, params, symmetry, "relaxation_modes")
+    law.charge_law(measurement.source)  # as above
+    return _relaxation_modes(measurement, law)
 
 
 @jit
-def _relaxation_rates(problem: Problem, params: PyTree, symmetry: Bound, law: AbstractLaw) -> Array:
-    if not _is_matrix(symmetry):
-        coefficients = law.charge_law(problem)
-        (moments,) = bound_moments(problem, params, (symmetry,))
+def _relaxation_rates(measurement: Measurement, law: AbstractLaw) -> Array:
+    moments, coefficients = law.acting(measurement)
+    if not is_matrix(measurement.symmetry):
         return _rates(coefficients, _quotient(*_both_sides(moments, coefficients)))
 
     def rates(moments: AbstractMoments, coefficients: ChargeLaw) -> Array:
@@ -138,15 +134,16 @@ def _relaxation_rates(problem: Problem, params: PyTree, symmetry: Bound, law: Ab
         some_empty = (found.active < noise.shape[-1]) & ~jnp.isnan(last)
         return _rates(coefficients, jnp.stack([first, jnp.where(some_empty, jnp.inf, last)], axis=-1))
 
-    (moments,) = bound_moments(problem, params, (symmetry,), True)
-    return in_double(rates, moments, law.charge_law(problem))
+    return in_double(rates, moments, coefficients)
 
 
 @jit
-def _relaxation_modes(problem: Problem, params: PyTree, symmetry: Bound, law: AbstractLaw) -> RelaxationModes:
+def _relaxation_modes(measurement: Measurement, law: AbstractLaw) -> RelaxationModes:
+    symmetry = measurement.symmetry
+
     def modes(moments: AbstractMoments, coefficients: ChargeLaw) -> RelaxationModes:
         noise, weight = _both_sides(moments, coefficients)
-        if _is_matrix(symmetry):
+        if is_matrix(symmetry):
             found = _over_blocks(_extremes, noise, weight)
         else:
             found = _extreme_entries(noise, weight, jnp.ndim(noise) - _axes_of_blocks(symmetry))
@@ -154,9 +151,8 @@ def _relaxation_modes(problem: Problem, params: PyTree, symmetry: Bound, law: Ab
         first, last = found.directions
         return RelaxationModes(rates[..., 0], rates[..., 1], first, last, found.active)
 
-    (moments,) = bound_moments(problem, params, (symmetry,), True)
-    coefficients = law.charge_law(problem)
-    return in_double(modes, moments, coefficients) if _is_matrix(symmetry) else modes(moments, coefficients)
+    moments, coefficients = law.acting(measurement)
+    return in_double(modes, moments, coefficients) if is_matrix(symmetry) else modes(moments, coefficients)
 
 
 def _both_sides(moments: AbstractMoments, coefficients: ChargeLaw) -> tuple[Array, Array]:
@@ -168,10 +164,6 @@ def _both_sides(moments: AbstractMoments, coefficients: ChargeLaw) -> tuple[Arra
     weight = both(moments.weight)
     noise = cast(coefficients.noise, weight) * both(moments.noise)
     return noise + cast(coefficients.mean, weight) * both(moments.mean), weight
-
-
-def _is_matrix(symmetry: Bound) -> bool:
-    return isinstance(symmetry, BoundSymmetry) and symmetry.algebra.rank == 2
 
 
 def _axes_of_blocks(symmetry: Bound) -> int:

@@ -10,10 +10,11 @@ from jaxtyping import Array, Float, PyTree
 
 from .._budget import require_room
 from .._linalg import eigh
+from .._noise import measured, or_measurement
 from .._numbers import jit
 from .._parameters import flatten, split, widest_dtype
 from .._problem import Problem
-from .._symmetry import AbstractSymmetry, Bound, bind
+from .._symmetry import AbstractSymmetry, Bound
 from ._across import across_orbit
 from ._lanczos import smallest_nonzero
 from ._relaxation import relaxation_modes
@@ -41,6 +42,7 @@ class TimeScales(eqx.Module):
     erm_error: Float[Array, ""]
 
 
+@or_measurement
 def time_scales(
     problem: Problem, params: PyTree, symmetry: AbstractSymmetry, law: Any, *, method: str = "auto"
 ) -> TimeScales:
@@ -51,7 +53,7 @@ def time_scales(
     below 1e-6 of the largest in double, 1e-3 in single precision.
 
     Args:
-        problem: a finite problem.
+        problem: a finite problem; or a `Measurement` in place of it and the next two.
         params: a minimum of the risk, for t_equi also at the noise equilibrium; any pytree of P numbers.
         symmetry: whose charge relaxes.
         law: σ² = η/(2S) > 0 or dynamics.
@@ -77,14 +79,17 @@ def time_scales(
     """
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; expected one of {', '.join(map(repr, METHODS))}.")
-    arrays, _ = split(params)
+    given = params if isinstance(problem, Problem) else measured(problem, None, None, "time_scales").params
+    arrays, _ = split(given)
     size, dtype = sum(array.size for array in arrays), widest_dtype(arrays)
     dense = method == "dense" or (method == "auto" and size <= DENSE)
     if dense:
         what = f"time_scales with method='dense' builds the Hessian of P = {size} parameters, which"
         require_room(what, size**2, dtype, "Use method='matrix-free'.")
-    slowest = relaxation_modes(problem, params, symmetry, law).slowest
-    curvature, residual = _least_curvature(problem, params, bind(symmetry, params), dense)
+    measurement = measured(problem, params, symmetry, "time_scales")
+    whole = measurement.require_problem("time_scales")
+    slowest = relaxation_modes(measurement, law).slowest  # pyright: ignore[reportCallIssue, reportArgumentType]
+    curvature, residual = _least_curvature(whole, measurement.params, measurement.symmetry, dense)
     certain = residual < curvature
     error = residual / (curvature * jnp.where(certain, curvature - residual, 1))  # 1/(h − r) − 1/h
     return TimeScales(erm=1 / curvature, equi=1 / jnp.min(slowest), erm_error=jnp.where(certain, error, jnp.inf))

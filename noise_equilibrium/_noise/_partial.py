@@ -1,7 +1,8 @@
 """Moments of parts of the data, which add up: for data that do not fit at once, and for estimates with error bars."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -12,13 +13,15 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._budget import require_room
+from .._double import in_double, single
 from .._numbers import jit
 from .._parameters import widest_dtype
 from .._per_sample import Silence
 from .._problem import Problem
-from .._symmetry import AbstractSymmetry, Bound, BoundExponential, BoundSymmetries, bind_each
+from .._symmetry import AbstractSymmetry, Bound, BoundExponential, BoundSymmetries, bind_each, is_matrix, leaves_of
 from ._abstract import AbstractMoments
 from ._finite import require_finite_gradients
+from ._measurement import Source, without_data
 from ._moments import moments_and_mean, of_gradient
 
 
@@ -30,12 +33,16 @@ class PartialMoments(eqx.Module):
         gradient: the mean gradient of the part, one array per parameter.
         count: n, the number of samples.
         symmetries: the symmetries, bound to the parameters.
+        params: the parameters.
+        weight_decay: γ.
     """
 
     parts: tuple[AbstractMoments, ...]
     gradient: list[Array]
     count: Array
     symmetries: BoundSymmetries
+    params: PyTree
+    weight_decay: Any
 
     def __add__(self, other: Any) -> "PartialMoments":
         if isinstance(other, int) and other == 0:  # what `sum` starts from
@@ -66,8 +73,26 @@ class PartialMoments(eqx.Module):
         """
         if unbiased and not isinstance(self.count, jax.core.Tracer) and int(self.count) < 2:
             raise ValueError("an unbiased estimate needs at least 2 samples, and this part holds 1.")
-        parts = tuple(_unbiased(part, self.count) for part in self.parts) if unbiased else self.parts
+        parts = single(self.parts)
+        if unbiased:
+            parts = tuple(_unbiased(part, self.count) for part in parts)
         return self.symmetries.as_given(parts)
+
+    def measurement(self) -> Any:
+        """What was measured so far, for flows, rates and equilibria, which take the sum itself as well.
+
+        Returns:
+            A `Measurement` without data; a tuple of them if the parts were made for a sequence of symmetries.
+
+        Raises:
+            ValueError: inside `jit`, where the number of samples is not known.
+        """
+        if isinstance(self.count, jax.core.Tracer):
+            raise ValueError("the number of samples is traced; expected a call outside of jit, where it is known.")
+        count = int(self.count)
+        source = Source(self.weight_decay, count)
+        each = zip(self.symmetries.each, self.parts, strict=True)
+        return self.symmetries.as_given([without_data(self.params, s, part, count, source) for s, part in each])
 
 
 class MomentEstimate(eqx.Module):
@@ -79,14 +104,53 @@ class MomentEstimate(eqx.Module):
             estimates, 0.
         count: n, the number of samples.
         batches: the number of batches whose differences the standard errors are measured from.
+        replicates: what `value` is without one of the batches, for each of them along a leading axis.
+        symmetries: the symmetries, bound to the parameters.
+        params: the parameters.
+        weight_decay: γ.
 
-    `value` and `standard_error` are tuples if the symmetry was a sequence.
+    `value`, `standard_error` and `replicates` are tuples if the symmetry was a sequence.
     """
 
     value: Any
     standard_error: Any
     count: Array
     batches: int = eqx.field(static=True)
+    replicates: Any
+    symmetries: BoundSymmetries
+    params: PyTree
+    weight_decay: Any
+
+    def measurement(self) -> Any:
+        """The estimate, for flows, rates and equilibria of the population, which take the estimate itself as well.
+
+        Returns:
+            A `Measurement` without data, of a Stream; a tuple of them if the symmetry was a sequence.
+        """
+        return self._measurement(self.value)
+
+    def standard_error_of(self, function: Callable[[Any], Any]) -> Any:
+        """The standard error of anything that is made of the estimate, by the jackknife over its batches.
+
+        Args:
+            function: of a measurement, or of a tuple of them, such as `lambda m: ne.noether_flow(m, 0.01)` or
+                `lambda m: ne.find_equilibrium(m, 0.01).params`; it returns a pytree of arrays.
+
+        Returns:
+            The standard errors, entry by entry, in the form of the result.
+        """
+        each = jax.lax.map(lambda value: function(self._measurement(value)), self.replicates)
+        return jax.tree_util.tree_map(lambda x: jnp.sqrt((self.batches - 1) * jnp.var(x, axis=0)), each)
+
+    def _measurement(self, value: Any) -> Any:
+        values = value if self.symmetries.several else (value,)
+        source = Source(self.weight_decay, 0, is_stream=True)
+        return self.symmetries.as_given(
+            [
+                without_data(self.params, symmetry, one, self.count, source)
+                for symmetry, one in zip(self.symmetries.each, values, strict=True)
+            ]
+        )
 
 
 def partial_moments(
@@ -120,10 +184,11 @@ def partial_moments(
     """
     problem.require_finite("partial_moments")
     bound = bind_each(symmetry, params, "partial_moments")
-    parts, gradient, silence = moments_and_mean(problem, params, bound.each)
-    require_finite_gradients(problem, params, parts)
+    parts, gradient, silence = moments_and_mean(problem, params, bound.each, True)
+    require_finite_gradients(problem, params, single(parts))
     silence.warn()
-    return PartialMoments(parts, gradient, jnp.asarray(problem.num_samples), bound)
+    decay = jnp.asarray(problem.weight_decay)
+    return PartialMoments(parts, gradient, jnp.asarray(problem.num_samples), bound, params, decay)
 
 
 def estimate_moments(
@@ -161,7 +226,8 @@ def estimate_moments(
         require_finite_gradients(problem, params, moments)
         if start == 0:  # one loss, and so the same for all
             silence.warn()
-        parts.append(PartialMoments(moments, gradient, jnp.asarray(end - start), bound))
+        decay = jnp.asarray(problem.weight_decay)
+        parts.append(PartialMoments(moments, gradient, jnp.asarray(end - start), bound, params, decay))
     return combine_moments(parts)
 
 
@@ -207,8 +273,17 @@ def combine_moments(parts: Sequence[PartialMoments]) -> MomentEstimate:
     )
     stacked = jax.tree_util.tree_map(lambda *leaves: jnp.stack(leaves), *[_numbers(part) for part in parts])
     symmetries = parts[0].symmetries
-    value, error, count = _jackknife(stacked, parts[0].parts, symmetries.each)
-    return MomentEstimate(symmetries.as_given(value), symmetries.as_given(error), count, len(parts))
+    value, error, replicates, count = _jackknife(stacked, single(parts[0].parts), symmetries.each)
+    return MomentEstimate(
+        symmetries.as_given(value),
+        symmetries.as_given(error),
+        count,
+        len(parts),
+        symmetries.as_given(replicates),
+        symmetries,
+        parts[0].params,
+        parts[0].weight_decay,
+    )
 
 
 def _alike(first: PartialMoments, second: PartialMoments) -> bool:
@@ -219,7 +294,7 @@ def _alike(first: PartialMoments, second: PartialMoments) -> bool:
     for one, two in zip(mine.each, others.each, strict=True):
         if not isinstance(one, BoundExponential) and one != two:
             return False
-    ours, theirs = ([part.weight for part in side.parts] for side in (first, second))
+    ours, theirs = (single([part.weight for part in side.parts]) for side in (first, second))
     if jax.tree_util.tree_structure(ours) != jax.tree_util.tree_structure(theirs):
         return False
     pairs = list(zip(jax.tree_util.tree_leaves(ours), jax.tree_util.tree_leaves(theirs), strict=True))
@@ -228,7 +303,7 @@ def _alike(first: PartialMoments, second: PartialMoments) -> bool:
 
 
 def _numbers(part: PartialMoments) -> tuple[list[Any], list[Array], Array]:
-    return [moments.noise for moments in part.parts], part.gradient, part.count
+    return [moments.noise for moments in single(part.parts)], part.gradient, part.count
 
 
 @jit
@@ -241,12 +316,29 @@ def _together(first: PartialMoments, second: PartialMoments) -> PartialMoments:
     gradient = [a + share.astype(a.dtype) * d for a, d in zip(first.gradient, step, strict=True)]
     parts = []
     for a, b, symmetry in zip(first.parts, second.parts, first.symmetries.each, strict=True):
-        between = of_gradient(symmetry, step)
-        noise = jax.tree_util.tree_map(
-            lambda x, y, z: _lerp(x, y, share) + (share * (1 - share)).astype(z.dtype) * z, a.noise, b.noise, between
-        )
-        parts.append(_with(a, noise, of_gradient(symmetry, gradient)))
-    return PartialMoments(tuple(parts), gradient, count, first.symmetries)
+        legs = [_moving(symmetry, arrays) for arrays in (step, gradient)]
+        function = partial(_combined, symmetry)
+        precise = is_matrix(symmetry)
+        parts.append((in_double(function, a, b, *legs, share, keep=True)) if precise else function(a, b, *legs, share))
+    return PartialMoments(tuple(parts), gradient, count, first.symmetries, first.params, first.weight_decay)
+
+
+def _moving(symmetry: Bound, arrays: Sequence[Array]) -> list[Any]:
+    """The parameters that a symmetry moves in their places."""
+    leaves = leaves_of(symmetry, len(arrays))
+    return [array if place in leaves else None for place, array in enumerate(arrays)]
+
+
+def _combined(
+    symmetry: Bound, a: AbstractMoments, b: AbstractMoments, step: list[Any], gradient: list[Any], share: Array
+) -> AbstractMoments:
+    noise = jax.tree_util.tree_map(
+        lambda x, y, z: _lerp(x, y, share) + (share * (1 - share)).astype(z.dtype) * z,
+        a.noise,
+        b.noise,
+        of_gradient(symmetry, step),
+    )
+    return _with(a, noise, of_gradient(symmetry, gradient))
 
 
 @jit
@@ -254,7 +346,7 @@ def _jackknife(
     stacked: tuple[list[Any], list[Array], Array],
     templates: tuple[AbstractMoments, ...],
     symmetries: tuple[Bound, ...],
-) -> tuple[tuple[AbstractMoments, ...], tuple[AbstractMoments, ...], Array]:
+) -> tuple[tuple[AbstractMoments, ...], tuple[AbstractMoments, ...], tuple[AbstractMoments, ...], Array]:
     noises, gradients, counts = stacked
     total = jnp.sum(counts)
     batches = len(counts)
@@ -289,7 +381,15 @@ def _jackknife(
         eqx.tree_at(lambda m: m.weight, _with(t, *pair), jax.tree_util.tree_map(jnp.zeros_like, t.weight))
         for t, pair in zip(templates, spread, strict=True)
     )
-    return value, error, total
+    replicates = tuple(
+        eqx.tree_at(lambda m: m.weight, _with(t, *pair), _repeated(t.weight, batches))
+        for t, pair in zip(templates, each, strict=True)
+    )
+    return value, error, replicates, total
+
+
+def _repeated(values: Any, count: int) -> Any:
+    return jax.tree_util.tree_map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), values)
 
 
 def _unbiased(moments: AbstractMoments, count: Array) -> AbstractMoments:

@@ -18,9 +18,10 @@ from .._minibatch import Minibatches, Replacement
 from .._numbers import Traced, cast
 from .._population import Redrawn, all_redrawn
 from .._problem import Problem
-from .._symmetry import AbstractSymmetry, bind_each
+from .._symmetry import AbstractSymmetry, BoundSymmetries, bind_each
 from ._abstract import AbstractMoments
 from ._finite import require_finite_gradients
+from ._measurement import Source, without_data
 from ._moments import measured_moments
 
 
@@ -31,11 +32,37 @@ class RedrawnMoments(eqx.Module):
         between: moments of the choice of samples, noise Cov_i(E_ε g_i).
         within: moments of the redrawing, noise E_i Cov_ε(g_i).
         num_samples: N.
+        redraws: R, how often each sample was redrawn.
+        symmetries: the symmetries, bound to the parameters.
+        params: the parameters.
+        weight_decay: γ.
     """
 
     between: Any
     within: Any
     num_samples: int = eqx.field(static=True)
+    redraws: int = eqx.field(static=True)
+    symmetries: BoundSymmetries
+    params: PyTree
+    weight_decay: Any
+
+    def measurement(self) -> Any:
+        """Both parts, for flows, rates and equilibria, which take the moments themselves as well.
+
+        A law without replacement lessens the part between alone, see `of_batch`.
+
+        Returns:
+            A `Measurement` without data; a tuple of them if the symmetry was a sequence.
+        """
+        several = self.symmetries.several
+        pairs = zip(self.between, self.within, strict=True) if several else [(self.between, self.within)]
+        source, count = Source(self.weight_decay, self.num_samples), self.num_samples * self.redraws
+        return self.symmetries.as_given(
+            [
+                without_data(self.params, symmetry, between, count, source, within.noise)
+                for symmetry, (between, within) in zip(self.symmetries.each, pairs, strict=True)
+            ]
+        )
 
     def of_batch(self, batch_size: int, replacement: Replacement = True) -> Any:
         """The moments whose noise is that of a minibatch gradient.
@@ -124,4 +151,5 @@ def redrawn_moments(
         choice = jax.tree_util.tree_map(lambda b, w: b - w * ((1 - 1 / count) / redraws), of_groups.noise, redrawing)
         between.append(eqx.tree_at(lambda m: m.noise, all_of_them, choice))
         within.append(eqx.tree_at(lambda m: m.noise, all_of_them, redrawing))
-    return RedrawnMoments(bound.as_given(between), bound.as_given(within), count)
+    decay = jnp.asarray(problem.weight_decay)
+    return RedrawnMoments(bound.as_given(between), bound.as_given(within), count, int(redraws), bound, params, decay)

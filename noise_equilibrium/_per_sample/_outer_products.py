@@ -29,7 +29,8 @@ class LegGram(NamedTuple):
 
     Attributes:
         leg: the leg.
-        rank: how many axes of a block the Gram has: 2 for a matrix, 1 for its diagonal, 0 for its trace.
+        rank: how many axes of a block the Gram has: 2 for a matrix, 1 for its diagonal, 0 for its trace. Of a leg that
+            is a whole parameter, 1 means the square of every entry.
     """
 
     leg: BoundLeg
@@ -40,10 +41,9 @@ class LegGram(NamedTuple):
         """The shape of the Gram, with the block axis in front."""
         return (self.leg.blocks,) + (self.leg.size,) * self.rank
 
-    @property
-    def is_trace(self) -> bool:
-        """Whether it does not tell the entries of the leg's axis apart."""
-        return self.rank == 0 and self.leg.blocks == 1
+    def tells_apart(self, axis: int) -> bool:
+        """Whether the Gram depends on which entry along an axis is which."""
+        return self.leg.axis in (axis, None) and (self.rank > 0 or self.leg.blocks > 1)
 
 
 class GradientForm(NamedTuple):
@@ -190,8 +190,8 @@ def gram(form: GradientForm, wanted: LegGram, n: int, per_sample: bool = False) 
     if form.rows is not None:
         labels.append((SAMPLE,) if form.positions == 1 else (SAMPLE, FIRST, SECOND))
         shapes.append((n,) if form.positions == 1 else (n, form.positions, form.positions))
-    axis_labels: list[Label] = [] if leg.axis is None else [leg.axis, PRIMED]
-    output = (SAMPLE,) * per_sample + (BLOCK,) * split + tuple(axis_labels[:rank])
+    kept: list[Label] = [leg.axis, PRIMED][:rank] if leg.axis is not None else [*range(len(form.shape))] * rank
+    output = (SAMPLE,) * per_sample + (BLOCK,) * split + tuple(kept)
     element = (n,) * per_sample + wanted.shape
     return Gram(form, tuple(labels), tuple(shapes), output, element)
 
@@ -292,5 +292,5 @@ def _summed_product(labels: Sequence[Sequence[Label]], output: Sequence[Label], 
     (first, second), (order, other) = operands, labels
     product = first * second.transpose([other.index(label) for label in order])
     kept = [label for label in order if label in output]
-    total = jnp.sum(product, axis=[place for place, label in enumerate(order) if label not in output])
+    total = jnp.sum(product, axis=tuple(place for place, label in enumerate(order) if label not in output))
     return total.transpose([kept.index(label) for label in output])

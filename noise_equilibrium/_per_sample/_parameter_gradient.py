@@ -120,7 +120,7 @@ def factors_for(form: GradientForm, wanted: LegGram, factors: Sequence[Array]) -
 
 
 def _tells_rows_apart(form: GradientForm, wanted: LegGram) -> bool:
-    return form.rows is not None and wanted.leg.axis == form.rows and not wanted.is_trace
+    return form.rows is not None and wanted.tells_apart(form.rows)
 
 
 def _add_up(parts: Sequence[GradientForm], wanted: Sequence[LegGram]) -> bool:
@@ -129,8 +129,7 @@ def _add_up(parts: Sequence[GradientForm], wanted: Sequence[LegGram]) -> bool:
         return True
     seen = {window.label for part in parts for window in part.windows}
     apart = all(_disjoint(a.windows, b.windows) for a, b in itertools.combinations(parts, 2))
-    whole = all(one.leg.axis not in seen or one.is_trace for one in wanted)
-    return apart and whole
+    return apart and not any(one.tells_apart(axis) for one in wanted for axis in seen)
 
 
 def _disjoint(first: Sequence[Window], second: Sequence[Window]) -> bool:

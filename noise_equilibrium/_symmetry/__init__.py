@@ -1,6 +1,6 @@
 """Symmetries: legs, algebras, charges, the group action and its generator."""
 
-from ._bind import Bound, BoundSymmetries, bind, bind_each
+from ._bind import Bound, BoundSymmetries, bind, bind_each, is_matrix, is_scaling, leaves_of
 from ._check import SymmetryError, check_symmetry, symmetry_violation
 from ._exponential import BoundExponential, ExponentialSymmetry, exponential_symmetry
 from ._families import double_rotation, neuron_rescaling, rescaling, scaling
@@ -23,6 +23,9 @@ __all__ = [
     "check_symmetry",
     "double_rotation",
     "exponential_symmetry",
+    "is_matrix",
+    "is_scaling",
+    "leaves_of",
     "neuron_rescaling",
     "rescaling",
     "scaling",

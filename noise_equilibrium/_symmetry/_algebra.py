@@ -105,6 +105,16 @@ class Diagonal(Algebra):
         return leg * cast(factor, leg)[:, None, :]
 
 
+class Entrywise(Diagonal):
+    """One number per entry of a whole parameter: what scalings of several of its axes are made of. Measured only."""
+
+    def product(self, left: Float[Array, "1 m 1"], right: Float[Array, "1 m 1"]) -> Float[Array, "1 m"]:
+        return (left * right)[..., 0]
+
+    def apply(self, leg: Float[Array, "1 m 1"], factor: Float[Array, "1 m"]) -> Float[Array, "1 m 1"]:
+        return leg * cast(factor, leg)[..., None]
+
+
 class Symmetric(Algebra):
     """A symmetric matrix on the axis."""
 

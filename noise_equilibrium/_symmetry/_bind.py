@@ -2,7 +2,7 @@
 
 import reprlib
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import equinox as eqx
 from jaxtyping import PyTree
@@ -28,6 +28,21 @@ class BoundSymmetries(eqx.Module):
     def as_given(self, values: Sequence[T]) -> T | tuple[T, ...]:
         """One value for each symmetry: as a tuple for a sequence, by itself for a single symmetry."""
         return tuple(values) if self.several else values[0]
+
+
+def is_matrix(symmetry: Bound) -> TypeGuard[BoundSymmetry]:
+    """Whether a symmetry multiplies its legs by matrices, which are kept in double precision."""
+    return isinstance(symmetry, BoundSymmetry) and symmetry.algebra.rank == 2
+
+
+def is_scaling(symmetry: Bound) -> TypeGuard[BoundSymmetry]:
+    """Whether a symmetry multiplies its legs by numbers."""
+    return isinstance(symmetry, BoundSymmetry) and symmetry.algebra.rank < 2
+
+
+def leaves_of(symmetry: Bound, count: int) -> set[int]:
+    """Which of so many parameters a symmetry moves."""
+    return {leg.index for leg in symmetry.legs} if isinstance(symmetry, BoundSymmetry) else set(range(count))
 
 
 def bind(symmetry: Any, params: PyTree) -> Bound:

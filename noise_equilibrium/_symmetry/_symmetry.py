@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
@@ -15,6 +16,7 @@ from ._algebra import ALGEBRAS, Algebra
 from ._leg import BoundLeg, Leg, bind_leg
 
 
+@jax.tree_util.register_static
 @dataclass(frozen=True)
 class BoundSymmetry:
     """A symmetry of known parameters: static and hashable, so that it is a constant of a compiled program.
