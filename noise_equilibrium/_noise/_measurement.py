@@ -120,7 +120,8 @@ def measure(
         problem: a finite problem of N samples.
         params: the parameters, any pytree.
         symmetry: a symmetry of the loss; of a sequence all are measured in one pass.
-        gradient: whether to return the mean gradient ∇L_γ too, weight decay included.
+        gradient: whether to return the mean gradient ∇L_γ too, weight decay included; from the same pass, at little
+            more.
 
     Returns:
         A `Measurement`; a tuple of them for a sequence. It may cross `jit`, `vmap` and derivatives.

@@ -5,6 +5,9 @@ each primitive does (`_linear_rules`, `_contraction_rules`, `_call_rules`); `_re
 once, and `_tapped_loss` runs it as it was read. `_parameter_gradient` holds the gradients of a parameter as the outer
 products of `_outer_products`; `_gram_plan` takes their Grams in one pass over the data, in `_chunks` as large as
 `_activation_bytes` allows.
+
+To teach it a primitive: a rule, its line in `_rules.RULES` with all parameters that are known, and a loss that spells
+it in tests/test_default_deny.py. Until then its parameters escape, which costs speed and no truth.
 """
 
 from ._chunks import map_over_samples, samples_in, sum_over_samples

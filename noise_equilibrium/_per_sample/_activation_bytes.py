@@ -67,5 +67,6 @@ def _turns(eqn: core.JaxprEqn) -> int:
 
 
 def _nbytes(var: Any) -> int:
+    """Bytes of one value."""
     shape, dtype = getattr(var.aval, "shape", ()), getattr(var.aval, "dtype", None)
     return math.prod(shape) * getattr(dtype, "itemsize", 8)  # keys have no itemsize

@@ -136,6 +136,7 @@ def explain(problem: Problem, params: PyTree, symmetry: AbstractSymmetry | Seque
 
 
 def _path(made: Plan, wanted: LegGram) -> LegPath:
+    """The path of one leg, and what it costs."""
     leg = wanted.leg
     form = made.forms.get(leg.index)
     if form is None:

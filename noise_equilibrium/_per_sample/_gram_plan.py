@@ -126,7 +126,7 @@ def _bytes(
     inputs = range(len(tapped.reading.program.jaxpr.invars))
     depends = [SAMPLE if i >= len(arrays) else ESCAPED if i in tapped.escaped else FIXED for i in inputs]
     activations, escaped, _ = bytes_per_sample(tapped.reading.program.jaxpr, depends)
-    if tapped.escaped:  # one parameter per sample, and so all that is made of it, forward and backward
+    if tapped.escaped:  # one parameter per sample, and so all that is made of it
         escaped += sum(arrays[leaf].nbytes for leaf in tapped.escaped)
     numbers = sum(_beyond_activations(tapped, form) for form in forms.values())
     intermediates = [
@@ -134,6 +134,7 @@ def _bytes(
         for one in wanted
         if one.leg.index in forms
     ]
+    # Twice what escapes, forward and backward; of the Grams the largest intermediate alone, since they come in turn.
     return activations, 2 * escaped + (numbers + max(intermediates, default=0) // count) * dtype.itemsize
 
 

@@ -153,6 +153,7 @@ class Reversed(AxisMap):
 
 
 def _times(array: Array, value: Array | None, shape: Sequence[int], divides: bool) -> Array:
+    """An array times a factor of this shape, or divided by it."""
     assert value is not None
     factor = value.reshape(shape).astype(array.dtype)
     return array / factor if divides else array * factor

@@ -202,6 +202,7 @@ def gram_of(wanted: LegGram, array: Array) -> Array:
 
 
 def _owned(labels: Sequence[int]) -> tuple[int, ...]:
+    """The axes of the parameter among the axes of a factor."""
     return tuple(sorted(label for label in labels if label < POSITION))
 
 
@@ -211,6 +212,7 @@ def _signature(use: Use) -> tuple[tuple[int, ...], ...]:
 
 
 def _positions(use: Use) -> int:
+    """The number of outer products in the gradient that a use makes."""
     return math.prod(n for n, label in zip(use.shape, use.output, strict=True) if label >= POSITION)
 
 
@@ -229,6 +231,7 @@ def _index(use: Use, index: Array) -> Array:
 
 
 def _outer(form: GradientForm, use: Use, first: Array, second: Array) -> Array:
+    """Σ_p δ_p h_pᵀ of every sample, of the shape of the part."""
     owners = _signature(use)
     axes = tuple(sorted({*owners[0], *owners[1]}))
     labels = [(SAMPLE, FIRST, *owned) for owned in owners]
@@ -238,11 +241,12 @@ def _outer(form: GradientForm, use: Use, first: Array, second: Array) -> Array:
 def _path(
     labels: Sequence[Sequence[Label]], output: Sequence[Label], shapes: Sequence[tuple[int, ...]]
 ) -> tuple[Any, Any]:
-    # Four operands at most, or three: all orders are tried in no time.
+    """The cheapest order of an einsum, and its cost; of four operands at most, so that all orders can be tried."""
     return opt_einsum.contract_path(_expression(labels, output), *shapes, shapes=True, optimize="optimal")
 
 
 def _expression(labels: Sequence[Sequence[Label]], output: Sequence[Label]) -> str:
+    """An einsum as it is spelled, with a letter for each label."""
     symbols: dict[Label, str] = {}
     for label in (label for operand in labels for label in operand):
         symbols.setdefault(label, opt_einsum.get_symbol(len(symbols)))

@@ -120,6 +120,7 @@ def factors_for(form: GradientForm, wanted: LegGram, factors: Sequence[Array]) -
 
 
 def _tells_rows_apart(form: GradientForm, wanted: LegGram) -> bool:
+    """Whether rows of the parameter are looked up, and the Gram depends on which."""
     return form.rows is not None and wanted.tells_apart(form.rows)
 
 
@@ -133,10 +134,12 @@ def _add_up(parts: Sequence[GradientForm], wanted: Sequence[LegGram]) -> bool:
 
 
 def _disjoint(first: Sequence[Window], second: Sequence[Window]) -> bool:
+    """Whether two parts of a parameter have no entry in common: along one axis that is enough."""
     return any(a.label == b.label and not {*a.entries()} & {*b.entries()} for a in first for b in second)
 
 
 def _joint(shape: tuple[int, ...], parts: Sequence[GradientForm]) -> GradientForm:
+    """How all of a parameter is held: the factors of all parts if they own the same axes, or else the gradient."""
     uses = tuple(place for part in parts for place in part.uses)
     if len({part.factors for part in parts}) > 1 or any(part.rows is not None or part.is_dense for part in parts):
         return dense_form(shape, uses)

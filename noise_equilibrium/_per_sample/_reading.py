@@ -77,6 +77,7 @@ def read(program: core.ClosedJaxpr, facts: Sequence[Fact], numbers: Iterator[int
 
 
 def _read_equation(eqn: core.JaxprEqn, seen: Sequence[Fact], numbers: Iterator[int]) -> Step:
+    """Read one equation, of whose inputs something is known; and the program inside, if it is entered."""
     step = Step(eqn, (Fact((), any(fact.varies for fact in seen)),) * len(eqn.outvars))
     if not any(fact.views for fact in seen):
         return step

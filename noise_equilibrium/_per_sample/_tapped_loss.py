@@ -205,6 +205,7 @@ def _other_factor(eqn: core.JaxprEqn, operands: Sequence[Any], use: Use, values:
 
 
 def _index(eqn: core.JaxprEqn, operands: Sequence[Any], use: Use) -> Array:
+    """The row that is looked up at every position; the length of the axis, which is no row, where nothing is."""
     length = use.view.shape[use.other[-1]]
     look_up = row_look_up(eqn)
     assert look_up is not None
