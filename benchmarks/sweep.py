@@ -23,9 +23,9 @@ import numpy as np
 
 import noise_equilibrium as ne
 from noise_equilibrium._sweep._axes import read_axes, read_seeds
+from noise_equilibrium._sweep._dataset import attributes_of
 from noise_equilibrium._sweep._engine import Engine
 from noise_equilibrium._sweep._plan import Plan, make_plan
-from noise_equilibrium._sweep._result import attributes_of
 from noise_equilibrium._sweep._store import open_store
 
 SEEDS = 256

@@ -21,7 +21,7 @@ from noise_equilibrium._noise._reference import reference_moments
 from noise_equilibrium._per_sample._activation_bytes import ESCAPED, FIXED, SAMPLE, bytes_per_sample
 from noise_equilibrium._per_sample._rules import RULES
 from noise_equilibrium._per_sample._tapped_loss import tap
-from noise_equilibrium._sweep._jaxprs import dependencies, work_of
+from noise_equilibrium._sweep._work import work_of
 
 N, TOKENS = 5, 3
 WEIGHT = normal(2, 3, 4)
@@ -252,24 +252,11 @@ def program_with(function: Callable[..., Any], example: tuple[Any, ...], name: s
     return jax.make_jaxpr(with_look_alikes(function, example, name, lambda params: params | more))(*example).jaxpr
 
 
-@pytest.mark.parametrize("name", ["jit", "remat2", "scan"])
-def test_results_of_an_unknown_call_depend_on_all_that_goes_in(name):
-    def second(x, y):
-        function = lambda x, y: (x, y)  # noqa: E731
-        if name == "scan":
-            return jax.lax.scan(lambda c, v: (c, jnp.sin(v)), x, y)[1][0]
-        return {"jit": jax.jit, "remat2": jax.checkpoint}[name](function)(jnp.sin(x), jnp.cos(y))[1]
-
-    example = (jnp.zeros(()), jnp.zeros(2))
-    assert dependencies(jax.make_jaxpr(second)(*example).jaxpr) == [{1}]
-    assert dependencies(program_with(second, example, name, later=True)) == [{0, 1}]
-
-
 def test_work_of_a_product_that_is_spelled_in_another_way_is_not_less():
     function, example = (lambda x, y: jnp.sum(x @ y)), (jnp.zeros((3, 4)), jnp.zeros((4, 5)))
     known = work_of(jax.make_jaxpr(function)(*example).jaxpr)
     renamed = with_look_alikes(function, example, "dot_general", lambda params: {"numbers": 0})
-    assert work_of(jax.make_jaxpr(renamed)(*example).jaxpr).per_run >= known.per_run
+    assert work_of(jax.make_jaxpr(renamed)(*example).jaxpr).operations >= known.operations
 
 
 def test_work_of_a_loop_of_unknown_length_is_more_than_that_of_one_turn():
@@ -278,7 +265,7 @@ def test_work_of_a_loop_of_unknown_length_is_more_than_that_of_one_turn():
     renamed = with_look_alikes(
         function, example, "scan", lambda params: {"turns" if k == "length" else k: v for k, v in params.items()}
     )
-    assert work_of(jax.make_jaxpr(renamed)(*example).jaxpr).per_run >= known.per_run
+    assert work_of(jax.make_jaxpr(renamed)(*example).jaxpr).operations >= known.operations
 
 
 @pytest.mark.parametrize("name", ["jit", "scan"])

@@ -44,6 +44,7 @@ SAMPLERS = {
     "an array of one entry": lambda key: jnp.clip(jax.random.normal(key, (1, 1)), -1.0, 1.0) * jnp.ones((1, 3)),
     "a choice by sign": lambda key: jnp.where(jax.random.normal(key, (4,)) > 0, jnp.arange(4.0), jax.nn.softplus(1.0)),
     "nothing": lambda key: jax.random.normal(key, (0, 3)),
+    "another key": lambda key: jax.random.normal(jnp.stack([KEY, key])[1], (3,)),
     "keys": lambda key: jax.random.key_data(jax.random.fold_in(jax.random.split(key, (2, 3))[1, 2], 2**32 - 1)),
 }
 

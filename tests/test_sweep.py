@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,9 +20,9 @@ from noise_equilibrium._random import in_one_pass
 from noise_equilibrium._sweep import _sweep as front
 from noise_equilibrium._sweep._axes import Axis
 from noise_equilibrium._sweep._engine import Engine
-from noise_equilibrium._sweep._jaxprs import dependencies, work_of
-from noise_equilibrium._sweep._program import Batch
+from noise_equilibrium._sweep._traced_run import Batch, depends
 from noise_equilibrium._sweep._units import Grid, extents_of, runs_in_a_unit
+from noise_equilibrium._sweep._work import work_of
 
 KEY = jax.random.key(7)
 PROBLEM = ne.Problem(lambda w, z: (w - z) ** 2 / 2, np.arange(8.0))
@@ -166,26 +165,16 @@ def test_infinities_are_flagged_too():
     assert data.diverged.all("seed").values.tolist() == [True, False]
 
 
-class Summary(eqx.Module):
-    """Like what the dynamics accumulate over a run: a module of theirs, whose NaN has a meaning of its own."""
-
-    time: jax.Array
-    step: jax.Array
-
-
-Summary.__module__ = ne.Trajectory.__module__
-
-
-def test_what_the_dynamics_accumulate_has_no_rows_and_its_nan_is_no_divergence():
+def test_what_is_summed_up_over_a_run_has_no_rows_and_its_nan_is_no_divergence():
     def run(key, *, rate):
-        end = trained(key, rate=rate)
-        summary = Summary(jnp.where(end.observed["w"][0] > 0, 0.0, jnp.full(5, jnp.nan)), jnp.full((), -1))
-        return eqx.tree_at(lambda end: end.observed, end, {"w": end.observed["w"], "first": summary})
+        goals = jnp.array([1.0, 9.0, 9.0, 9.0, 9.0])  # as many as there are records; w never reaches 9
+        observe = {"w": lambda w: w, "first": ne.first_time(lambda w: w > goals), "mean": ne.running(lambda w: w)}
+        return ne.simulate(PROBLEM, ne.SGD(rate, 2), jnp.array(0.0), 40, key=key, observe=observe, every=10)
 
     data = sweep(run, {"rate": [0.1]})
-    assert data["first.time"].dims == ("rate", "seed", "first.time_0")  # though it is as long as the records
-    assert np.isnan(data["first.time"]).all()
-    assert data["first.step"].values.tolist() == [[-1, -1, -1]]
+    assert data["first.time"].dims == ("rate", "seed", "first.time_0")
+    assert np.isnan(data["first.time"]).all(("rate", "seed")).values.tolist() == [False, True, True, True, True]
+    assert data["mean.count"].values.tolist() == [[40, 40, 40]]
     assert not data.diverged.any()
 
 
@@ -594,64 +583,86 @@ def test_units_are_filled_along_the_seeds_first_and_evenly():
     assert extents_of(axes, tuple(range(4)), 10**9) == (1, 10, 4)
 
 
-def jaxpr_of(function, *shapes):
-    return jax.make_jaxpr(function)(*(jnp.ones(shape) for shape in shapes)).jaxpr
+def work(function, *shapes, runs=1):
+    """The work of a batch of runs, each with its own inputs."""
+    batch = jax.vmap(function, axis_size=runs)
+    forms = (jax.ShapeDtypeStruct((runs, *shape), np.float64) for shape in shapes)
+    return work_of(jax.make_jaxpr(batch)(*forms).jaxpr)
 
 
-def test_work_counts_loops_and_leaves_shared_arrays_out_of_the_memory_of_a_run():
+def unit_of(*functions):
+    """How many runs of these make a unit; each is a function of one array, given with its shape."""
+    return runs_in_a_unit([lambda runs, f=f, shape=shape: work(f, shape, runs=runs) for f, shape in functions])
+
+
+def test_work_counts_the_turns_of_loops():
     data = np.ones((1000, 30))
 
     def steps(count):
         return lambda w: jax.lax.fori_loop(0, count, lambda _, w: w - 0.1 * data.T @ jnp.tanh(data @ w), w)
 
-    one, many = work_of(jaxpr_of(steps(1), (30,))), work_of(jaxpr_of(steps(100), (30,)))
-    assert many.per_run == pytest.approx(100 * one.per_run, rel=0.05)
-    assert many.per_batch == pytest.approx(100 * one.per_batch, rel=0.2)
-    assert one.per_run >= 2 * 30_000 / 4  # two products of 30 000 multiplications and additions
-    assert 8_000 <= many.live_bytes == one.live_bytes <= 80_000  # activations, and not the 240 000 bytes of the data
-    own = work_of(jaxpr_of(lambda data, w: data.T @ jnp.tanh(data @ w), (1000, 30), (30,)))
-    assert own.live_bytes >= 240_000
+    one, many = work(steps(1), (30,)), work(steps(100), (30,))
+    assert many.operations == pytest.approx(100 * one.operations, rel=0.05)
+    assert many.launches == pytest.approx(100 * one.launches, rel=0.2)
+    assert one.operations >= 2 * 30_000 / 5  # two products of 30 000 multiplications and additions
+
+
+def test_arrays_that_runs_share_take_their_memory_once_for_a_unit():
+    data = np.ones((100_000, 30))  # 24 MB, and the activations of a run 0.8 MB
+    shared = unit_of((lambda w: data.T @ jnp.tanh(data @ w), (30,)))
+    assert 100 <= shared <= 340  # 256 MiB are 335 times the activations, and 11 times the data
+    assert unit_of((lambda data: data.T @ jnp.tanh(data @ jnp.ones(30)), (100_000, 30))) <= 11
 
 
 def test_work_inside_of_branches_and_of_loops_of_unknown_length():
-    def branching(a, x):
-        return jax.lax.cond(a[0] > 0, lambda x: x @ x, lambda x: x, x)
-
     def waiting(x):
         return jax.lax.while_loop(lambda x: x[0, 0] < 5, lambda x: x @ x, x)
 
-    product = work_of(jaxpr_of(lambda x: x @ x, (50, 50))).per_run
-    assert work_of(jaxpr_of(branching, (1,), (50, 50))).per_run == pytest.approx(product, rel=0.1)
-    assert work_of(jaxpr_of(waiting, (50, 50))).per_run >= 10 * product
+    def branching(x):
+        return jax.lax.cond(jnp.all(data > 0), lambda x: x @ x, lambda x: x, x)
+
+    data = np.ones(2)
+    product = work(lambda x: x @ x, (50, 50)).operations
+    assert work(branching, (50, 50)).operations == pytest.approx(product, rel=0.1)
+    assert work(waiting, (50, 50)).operations >= 10 * product
 
 
-def test_work_of_random_numbers_is_that_of_their_words_however_they_are_made():
-    def draw(key):
-        return jax.random.normal(key, (100, 50))
-
-    key = jax.random.key(0)
-    plain, fast = (work_of(jax.make_jaxpr(function)(key).jaxpr) for function in (draw, in_one_pass(draw)))
-    assert fast.per_run == pytest.approx(plain.per_run, rel=0.3)  # a row may be written once more
-    assert plain.per_run >= 12 * 5000
-    assert work_of(jax.make_jaxpr(jax.random.key_data)(key).jaxpr) == (0.0, 0.0, pytest.approx(16))
+def test_the_memory_of_a_run_is_what_is_alive_at_once():
+    chain = lambda x: jnp.cos(jnp.sin(jnp.cos(jnp.sin(x))))  # noqa: E731  # each needs the one before alone
+    kept = lambda x: jnp.sin(x) + jnp.cos(x) + jnp.tan(x) + jnp.exp(x)  # noqa: E731  # x to the last
+    assert work(chain, (1000,)).live_bytes == 2 * 8000
+    assert 3 * 8000 <= work(kept, (1000,)).live_bytes <= 4 * 8000
+    assert work(jax.grad(lambda x: chain(x).sum()), (1000,)).live_bytes >= 5 * 8000  # all but one until the way back
 
 
 def test_a_unit_takes_about_a_second_of_memory_and_time():
-    small, large = (
-        work_of(jaxpr_of(lambda x, n=n: jax.lax.fori_loop(0, 1000, lambda _, x: jnp.sin(x), x), (n,)))
-        for n in (100, 10**7)
-    )
-    assert 100 <= runs_in_a_unit([small]) <= 10_000
-    assert runs_in_a_unit([large]) == 1
-    assert runs_in_a_unit([small, large]) == 1
-    wide = work_of(jaxpr_of(lambda x: x + 1, (2**20,)))  # 8 MiB in, 8 MiB out
-    assert 8 <= runs_in_a_unit([wide]) <= 16
+    waves = lambda x: jax.lax.fori_loop(0, 1000, lambda _, x: jnp.sin(x), x)  # noqa: E731
+    assert 100 <= unit_of((waves, (100,))) <= 10_000
+    assert unit_of((waves, (10**7,))) == 1
+    assert unit_of((waves, (100,)), (waves, (10**7,))) == 1
+    assert 8 <= unit_of((lambda x: x + 1, (2**20,))) <= 16  # 8 MiB in, 8 MiB out
+
+
+def test_work_of_random_numbers_is_about_the_same_however_they_are_made():
+    def draw(w):
+        return jax.random.normal(jax.random.fold_in(KEY, w.astype(int)), (10_000,))
+
+    plain, fast = (work(function, ()).operations for function in (draw, in_one_pass(draw)))
+    assert 1 / 3 <= fast / plain <= 3
+    assert plain >= 10_000 * 12  # a word costs about that
 
 
 # --- dependencies ----------------------------------------------------------------------------------------------------
 
 
-def test_dependencies_are_followed_through_calls_and_loops():
+def dependencies(function, count):
+    """For each result the inputs, by position, on which it may depend."""
+    form = jax.ShapeDtypeStruct((), jnp.result_type(float))
+    found = [depends(function, [form] * count, place) for place in range(count)]
+    return [{place for place, needs in enumerate(found) if needs[i]} for i in range(len(found[0]))]
+
+
+def test_dependencies_are_followed_through_calls_loops_and_branches():
     def function(a, b, c):
         def body(carry, x):
             u, v, w = carry
@@ -659,13 +670,21 @@ def test_dependencies_are_followed_through_calls_and_loops():
 
         (u, v, w), xs = jax.lax.scan(body, (0.0, 0.0, 0.0), jnp.arange(3.0))
         inner = jax.jit(lambda p, q: (p, q, jnp.zeros(())))(a, c)
-        return u, v, w, xs, *inner, jax.lax.while_loop(lambda x: x < 3, lambda x: x + b, a)
+        branch = jax.lax.cond(a > 0, lambda: 1.0, lambda: b)
+        return [u, v, w, xs, *inner, jax.lax.while_loop(lambda x: x < 3, lambda x: x + b, a), branch]
 
-    found = dependencies(jaxpr_of(function, (), (), ()))
-    a, b, c = (frozenset({i}) for i in range(3))
-    assert found == [a, b, b, c, a, c, frozenset(), a | b]
+    a, b, c = ({place} for place in range(3))
+    assert dependencies(function, 3) == [a, b, b, c, a, c, set(), a | b, a | b]
+    assert dependencies(lambda a: [jnp.ones(())], 1) == [set()]
 
 
-def test_what_is_not_understood_depends_on_everything():
-    found = dependencies(jaxpr_of(lambda a, b: jax.lax.cond(a > 0, lambda: 1.0, lambda: b), (), ()))
-    assert found == [frozenset({0, 1})]
+def test_what_a_run_prints_makes_no_coordinate_depend_on_it():
+    def talking(w):
+        jax.debug.print("{}", w)
+        return w
+
+    def run(key, *, rate):
+        start = jax.random.normal(key)
+        return ne.simulate(PROBLEM, ne.SGD(rate, 2), start, 4, key=key, observe={"w": talking}, every=2)
+
+    assert sweep(run, {"rate": [0.1, 0.2]}).time.dims == ("rate", "step")

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,16 +88,21 @@ def test_a_finished_sweep_returns_at_once_and_touches_nothing(undisturbed, units
     assert contents(undisturbed) == before
 
 
-def test_only_what_is_not_done_is_computed(tmp_path, units, undisturbed):
+def stopping(units, after):
+    """`Engine.compute`, interrupted once that many units are computed."""
     compute = Engine.compute
 
     def interrupted(self, unit):
-        if len(units) == 5:
+        if len(units) == after:
             raise KeyboardInterrupt
         return compute(self, unit)
 
+    return interrupted
+
+
+def test_only_what_is_not_done_is_computed(tmp_path, units, undisturbed):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Engine, "compute", interrupted)
+        patch.setattr(Engine, "compute", stopping(units, 5))
         with pytest.raises(KeyboardInterrupt) as caught:
             sweep(tmp_path / "store")
     assert "13 of 30 runs are done and kept in" in caught.value.__notes__[0]
@@ -124,6 +130,33 @@ def test_a_folder_that_is_empty_or_not_there_will_do(tmp_path):
     sweep(str(tmp_path / "deep" / "er"))
     assert contents(tmp_path / "empty") == contents(tmp_path / "deep" / "er")
     assert sorted(os.listdir(tmp_path)) == ["deep", "empty"]  # nothing is left of the building
+
+
+def test_a_store_is_resumed_in_the_units_that_it_was_made_with(tmp_path, units, monkeypatch, undisturbed):
+    """Whatever the estimate of the work, of another version or for another machine, has to say now."""
+    store = tmp_path / "store"
+    monkeypatch.setattr(plans, "runs_in_a_unit", lambda works: 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "compute", stopping(units, 2))
+        with pytest.raises(KeyboardInterrupt):
+            sweep(store, unit=None)
+    monkeypatch.setattr(plans, "runs_in_a_unit", lambda works: 1)
+    sweep(store, unit=None)
+    assert len(units) == len(set(map(str, units))) == 12
+    assert contents(store) == contents(undisturbed)
+    sweep(store, unit=4)  # as before, in words
+    refuses(store, r"a unit of work was \(1, 1, 3\) runs along the axes and is \(1, 1, 1\)", unit=1)
+
+
+def test_a_store_that_lists_its_units_among_what_must_agree_is_resumed(tmp_path, undisturbed):
+    """As stores did that were made before the shape of their chunks said it."""
+    store = tmp_path / "store"
+    shutil.copytree(undisturbed, store)
+    group = zarr.open_group(store, mode="r+", use_consolidated=False)
+    group.attrs["sweep"] = {**group.attrs["sweep"], "unit": [1, 1, 3]}
+    before = contents(store)
+    xarray.testing.assert_identical(sweep(store, unit=None).load(), sweep(None))
+    assert contents(store) == before
 
 
 # --- kills -----------------------------------------------------------------------------------------------------------
@@ -289,7 +322,7 @@ def test_another_configuration_is_refused_and_told_apart(undisturbed):
     refuses(undisturbed, "the axes were in the order", axes=dict(reversed(AXES.items())))
     refuses(undisturbed, r"the seeds were \[0, 1, 2, 3, 4\] and are \[0, 1\]", seeds=2)
     refuses(undisturbed, "the key is another one", key=jax.random.key(8))
-    refuses(undisturbed, r"a unit of work was \[1, 1, 3\] runs along the axes and is \[1, 1, 5\]", unit=5)
+    refuses(undisturbed, r"a unit of work was \(1, 1, 3\) runs along the axes and is \(1, 1, 5\)", unit=5)
     with jax.enable_x64(False):
         refuses(undisturbed, "precision was float64 and is float32")
 

@@ -2,7 +2,7 @@
 
 from ._dynamics import AbstractDynamics
 from ._gradient_flow import GradientFlow
-from ._observables import FirstTime, RunningMoments, first_time, running, timed
+from ._observables import AbstractSummary, FirstTime, RunningMoments, first_time, running, timed
 from ._optax import Optax
 from ._sde import SDE
 from ._sde_terms import sde_terms
@@ -17,6 +17,7 @@ __all__ = [
     "SGD",
     "SVAG",
     "AbstractDynamics",
+    "AbstractSummary",
     "FirstTime",
     "GradientFlow",
     "Optax",

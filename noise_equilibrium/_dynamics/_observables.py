@@ -21,7 +21,11 @@ class Timed(eqx.Module):
     function: Function
 
 
-class RunningMoments(eqx.Module):
+class AbstractSummary(eqx.Module):
+    """What is left of an observable at the end of a run: no axis of records, and a NaN that has a meaning."""
+
+
+class RunningMoments(AbstractSummary):
     """Mean and second moments of an observable over a part of a run; under `vmap` every array has the runs in front.
 
     Attributes:
@@ -55,7 +59,7 @@ class RunningMoments(eqx.Module):
         return jnp.where(count > 0, 1 / jnp.maximum(count, 1), jnp.nan)
 
 
-class FirstTime(eqx.Module):
+class FirstTime(AbstractSummary):
     """When a condition first held; an array of conditions has a time each.
 
     Attributes:

@@ -220,7 +220,7 @@ def _simulate(
     every: int,
 ) -> Trajectory:
     arrays, _ = split(params)
-    clock = Clock.start(dynamics, widest_dtype(arrays))
+    clock = Clock.start(widest_dtype(arrays))
     state = RunState(
         dynamics=dynamics.init(problem, params),
         step=jnp.zeros((), jnp.int32),
@@ -228,7 +228,7 @@ def _simulate(
         key=None if key is None else jax.random.key_data(key),
     )
     summaries = {
-        name: one.init(evaluate(one.function, name, params, clock.origin), clock.origin)
+        name: one.init(evaluate(one.function, name, params, clock.time), clock.time)
         for name, one in observe.items()
         if isinstance(one, AbstractAccumulator)
     }
@@ -240,10 +240,8 @@ def _simulate(
 def _resume(
     problem: Problem, dynamics: AbstractDynamics, before: Trajectory, observe: Observables, steps: int, every: int
 ) -> Trajectory:
-    state = before.state
-    state = RunState(state.dynamics, state.step, state.clock.resumed(dynamics, state.step), state.key)
     summaries = {name: before.observed[name] for name, one in observe.items() if isinstance(one, AbstractAccumulator)}
-    return _run(problem, dynamics, before.params, state, summaries, before.diverged_at, observe, steps, every)
+    return _run(problem, dynamics, before.params, before.state, summaries, before.diverged_at, observe, steps, every)
 
 
 def _run(
@@ -273,13 +271,12 @@ def _run(
         def select(new: PyTree, old: PyTree) -> PyTree:
             return jax.tree_util.tree_map(lambda new, old: jnp.where(goes_on, new, old), new, old)
 
-        clock, here = carry.clock.ticked(dynamics, step), rebuild(new_arrays)
+        clock, here = carry.clock.ticked(jnp.asarray(dynamics.step_size(step))), rebuild(new_arrays)
 
         def update(name: str, one: AbstractAccumulator) -> Any:
-            time = clock.time(step + 1)
             summary = carry.summaries[name]
-            value = lambda: evaluate(one.function, name, here, time)  # noqa: E731
-            return select(one.update(summary, value, step + 1, time), summary)
+            value = lambda: evaluate(one.function, name, here, clock.time)  # noqa: E731
+            return select(one.update(summary, value, step + 1, clock.time), summary)
 
         return _Carry(
             arrays=select(new_arrays, carry.arrays),
@@ -289,8 +286,8 @@ def _run(
             diverged_at=jnp.where(finite | (carry.diverged_at >= 0), carry.diverged_at, step + 1),
         )
 
-    def record(carry: _Carry, step: Int[Array, ""]) -> tuple[Float[Array, ""], dict[str, PyTree]]:
-        here, time, alive = rebuild(carry.arrays), carry.clock.time(step), carry.diverged_at < 0
+    def record(carry: _Carry) -> tuple[Float[Array, ""], dict[str, PyTree]]:
+        here, time, alive = rebuild(carry.arrays), carry.clock.time, carry.diverged_at < 0
 
         def mark(value: Array) -> Array:
             return jnp.where(alive, value, jnp.nan) if jnp.issubdtype(value.dtype, jnp.inexact) else value
@@ -301,14 +298,13 @@ def _run(
 
     def row(carry: _Carry, first: Int[Array, ""]) -> tuple[_Carry, tuple[Array, dict[str, PyTree]]]:
         carry = jax.lax.fori_loop(0, every, lambda i, carry: advance(carry, first + i), carry)
-        carry = eqx.tree_at(lambda carry: carry.clock, carry, carry.clock.recorded())
-        return carry, record(carry, first + every)
+        return carry, record(carry)
 
     start = _Carry(arrays, state.dynamics, state.clock, summaries, diverged_at)
     step = state.step + jnp.arange(0, steps + 1, every, dtype=jnp.int32)
     end, rows = jax.lax.scan(row, start, step[:-1])
     time, observed = jax.tree_util.tree_map(
-        lambda first, rest: jnp.concatenate([first[None], rest]), record(start, state.step), rows
+        lambda first, rest: jnp.concatenate([first[None], rest]), record(start), rows
     )
     return Trajectory(
         params=rebuild(end.arrays),

@@ -1,7 +1,7 @@
 """Sweeps: seeds × hyper-parameters as one labelled, resumable data set."""
 
 from ._errors import SweepError
-from ._outputs import Labelled, labelled
+from ._results import Labelled, labelled
 from ._run_key import run_key
 from ._sweep import sweep
 

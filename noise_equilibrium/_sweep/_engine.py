@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._errors import SweepError
-from ._program import Batch, Program, trace
+from ._traced_run import Batch, Program, trace
 from ._units import Grid, Unit
 
 Results = dict[str, np.ndarray]
@@ -46,14 +46,14 @@ class Engine:
         programs: Mapping[tuple[int, ...], Program] | None = None,
     ):
         self._run, self._grid, self._key, self._kept = run, grid, key, tuple(kept)
-        self._programs = dict(programs or {})
+        self._traced_runs = dict(programs or {})
         self._compiled: tuple[tuple[int, ...], Batch] | None = None
 
     def program(self, group: tuple[int, ...]) -> Program:
         """The program at a position of the static axes."""
-        if group not in self._programs:
-            self._programs[group] = trace(self._run, self._grid.axes, self._grid.static_point(group))
-        return self._programs[group]
+        if group not in self._traced_runs:
+            self._traced_runs[group] = trace(self._run, self._grid.axes, self._grid.static_point(group))
+        return self._traced_runs[group]
 
     def compute(self, unit: Unit) -> Block:
         """Compute one unit.

@@ -11,11 +11,10 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from .._keys import IMPLEMENTATION
 from ._axes import Axis
 from ._errors import SweepError
-from ._outputs import Output
-from ._program import Program, RunRaised, trace
+from ._results import Output
+from ._traced_run import Program, RunRaised, trace
 from ._units import Grid, extents_of, runs_in_a_unit
 
 FORMAT = 1  # of a store
@@ -76,7 +75,6 @@ class Plan(NamedTuple):
             "seeds": list(self.grid.seeds),
             "key": [int(word) for word in self.key],
             "results": {output.name: [list(output.dims), list(output.shape), output.dtype] for output in self.outputs},
-            "unit": list(self.grid.extents),
             "computation": {
                 json.dumps(self.grid.static_point(group)): self.programs[group].digest
                 if group in self.programs
@@ -101,9 +99,22 @@ def versions() -> dict[str, str]:
 
 
 def make_plan(
-    run: Callable[..., Any], axes: tuple[Axis, ...], seeds: tuple[int, ...], key: PRNGKeyArray, unit: int | None
+    run: Callable[..., Any],
+    axes: tuple[Axis, ...],
+    seeds: tuple[int, ...],
+    key: PRNGKeyArray,
+    unit: int | None,
+    stored: tuple[int, ...] | None = None,
 ) -> Plan:
     """Trace a run at every point of the static axes, and cut the sweep into units.
+
+    Args:
+        run: the function of the user.
+        axes: the axes.
+        seeds: the seeds.
+        key: the key of the sweep.
+        unit: the number of runs in a unit that the user asked for.
+        stored: the extents of the units of an existing store, which hold unless the user asks for others.
 
     Raises:
         ValueError: if the results differ in names, shapes or dtypes between cells, and what `trace` raises.
@@ -126,9 +137,8 @@ def make_plan(
     outputs = next(iter(programs.values())).outputs
     varies: dict[str, frozenset[str]] = {}
     for program in programs.values():
-        for output, needed in zip(program.outputs, program.varies, strict=True):
-            if output.is_coordinate:
-                varies[output.name] = varies.get(output.name, frozenset()) | needed
+        for name, needed in program.varies.items():
+            varies[name] = varies.get(name, frozenset()) | needed
     for output in outputs:
         if output.is_coordinate and output.dims == (output.name,) and varies[output.name]:
             raise ValueError(
@@ -141,8 +151,11 @@ def make_plan(
         for output in outputs
         if output.is_coordinate and not varies[output.name] and (output.dims == (output.name,) or not static)
     )
-    size = unit or runs_in_a_unit([program.work for program in programs.values()])
-    grid = Grid(axes, seeds, extents_of(axes, seeds, size))
+    if unit is None and stored is not None:
+        extents = stored
+    else:
+        extents = extents_of(axes, seeds, unit or runs_in_a_unit([program.work for program in programs.values()]))
+    grid = Grid(axes, seeds, extents)
     return Plan(grid, np.asarray(jax.random.key_data(key)), outputs, varies, constants, programs, raised)
 
 
@@ -197,8 +210,6 @@ def differences(old: Any, new: Mapping[str, Any]) -> list[str]:
     if changed:
         where = "" if changed == ["{}"] else f" at {', '.join(changed[:3])}" + (" and others" if changed[3:] else "")
         said.append(f"the computation{where} is another one: run, or an array that it closes over, has changed")
-    if old["unit"] != new["unit"]:
-        said.append(f"a unit of work was {old['unit']} runs along the axes and is {new['unit']}")
     return said
 
 
@@ -208,8 +219,3 @@ def _values(axis: Any) -> str:
 
 def _short(values: list[Any]) -> str:
     return str(values) if len(values) <= 8 else f"[{values[0]}, {values[1]}, … {values[-1]}] ({len(values)} values)"
-
-
-def prng() -> str:
-    """The random number generator of every run."""
-    return IMPLEMENTATION

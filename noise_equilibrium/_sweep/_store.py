@@ -74,6 +74,12 @@ def store_path(store: Any) -> Path:
     return path
 
 
+def stored_extents(path: Path) -> tuple[int, ...] | None:
+    """The shape of the units of a store, which are its chunks; None if it is still to be made."""
+    group: Any = _open(path)
+    return tuple(group["done"].chunks) if group is not None and "done" in group else None
+
+
 def open_store(path: Path, plan: Plan, attributes: Mapping[str, str]) -> Store:
     """Open the store of a sweep, and make it first if there is none.
 
@@ -88,7 +94,9 @@ def open_store(path: Path, plan: Plan, attributes: Mapping[str, str]) -> Store:
         except OSError as error:
             raise ValueError(f"store {path} cannot be made: {error}. Expected a folder that can be written.") from error
     old = _identity(path)
-    said = differences(old, identity)
+    said, extents = differences(old, identity), stored_extents(path)
+    if not said and extents != plan.grid.extents:
+        said = [f"a unit of work was {extents} runs along the axes and is {plan.grid.extents}"]
     if said:
         raise ValueError(
             f"store {path} belongs to another sweep and is left as it is: {'; '.join(said)}. To begin anew, {FRESH}."
@@ -101,11 +109,15 @@ def open_store(path: Path, plan: Plan, attributes: Mapping[str, str]) -> Store:
 
 def _identity(path: Path) -> Any:
     """What a store says it belongs to; None for a folder that is no store of a sweep."""
+    group = _open(path)
+    return None if group is None else group.attrs.get(IDENTITY)
+
+
+def _open(path: Path) -> zarr.Group | None:
     try:
-        group = zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False)
+        return zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False)
     except (FileNotFoundError, ValueError, KeyError):  # no group, or metadata that are not zarr's
         return None
-    return group.attrs.get(IDENTITY)
 
 
 def _build(

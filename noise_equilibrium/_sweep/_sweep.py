@@ -16,7 +16,7 @@ from ._units import Unit
 if TYPE_CHECKING:  # loaded on first use: importing the package loads neither xarray nor zarr
     import xarray
 
-    from ._memory import Memory
+    from ._in_memory import Memory
     from ._store import Store
     from ._workers import Outcome
 
@@ -58,8 +58,8 @@ def sweep(
             without one the results are sent back.
         progress: whether to show a bar, if standard error is a terminal.
         unit: the number of runs in a unit of work, and in a chunk of the store. If not given it is chosen, from the
-            program alone, so that a unit takes about a second on one CPU core and at most about 256 MiB. A GPU, or
-            workers that are slow to start, deserve more.
+            program alone, so that a unit takes about a second on one CPU core and at most about 256 MiB; a store keeps
+            what was chosen when it was made. A GPU, or workers that are slow to start, deserve more.
 
     Returns:
         A data set with the results, by name, whose dimensions are the axes, `seed`, and those of the run; `diverged`,
@@ -90,14 +90,15 @@ def sweep(
     if unit is not None and (not hasattr(unit, "__index__") or unit < 1):
         raise ValueError(f"unit is {unit!r}; expected a number of runs, at least 1, or None.")
     key = as_key(key, "sweep")
-    from . import _memory, _progress, _result, _store, _workers
+    from . import _dataset, _in_memory, _progress, _store, _workers
 
     if executor is not None:
         _workers.require_executor(executor)
     path = None if store is None else _store.store_path(store)
-    plan = make_plan(run, known_axes, known_seeds, key, unit)
-    attributes = _result.attributes_of(plan)
-    kept = _memory.Memory(plan) if path is None else _store.open_store(path, plan, attributes)
+    stored = None if path is None else _store.stored_extents(path)
+    plan = make_plan(run, known_axes, known_seeds, key, unit, stored)
+    attributes = _dataset.attributes_of(plan)
+    kept = _in_memory.Memory(plan) if path is None else _store.open_store(path, plan, attributes)
     done = kept.done().copy()
     diverged = int(np.sum(kept.diverged() & done)) if isinstance(kept, _store.Store) else 0
     units = [one for one in plan.grid.units() if one.group in plan.programs and not done[one.region].all()]
@@ -106,7 +107,7 @@ def sweep(
     try:
         outcomes = _workers.submit_all(executor, run, plan, units, path) if executor else _here(run, plan, units, kept)
         for outcome in outcomes:
-            if outcome.block is not None and isinstance(kept, _memory.Memory):
+            if outcome.block is not None and isinstance(kept, _in_memory.Memory):
                 kept.write(outcome.unit, outcome.block)
             fresh = outcome.done - int(done[outcome.unit.region].sum())
             bar.add(max(fresh, 0), outcome.diverged)
@@ -117,7 +118,7 @@ def sweep(
         raise
     finally:
         bar.close()
-    data = _result.dataset_of(plan, kept, attributes)
+    data = _dataset.dataset_of(plan, kept, attributes)
     if "done" in data:
         raise SweepError(_report(failures, data["done"].values, path), data)
     return data

@@ -6,19 +6,20 @@ and it is one chunk of every array of a store.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ._axes import Axis
-from ._jaxprs import OPERATIONS_PER_SECOND, Work
 from ._run_key import point_words
+from ._work import OPERATIONS_PER_SECOND, Work
 
 UNIT_SECONDS = 1.0
 UNIT_BYTES = 256 * 2**20
 # Below this ratio of work on elements to work on launches a batch is too small to be efficient.
 EFFICIENT = 8.0
+MANY = 1024  # runs, to tell what each of them costs from what they share
 
 
 class Unit(NamedTuple):
@@ -120,18 +121,24 @@ def extents_of(axes: tuple[Axis, ...], seeds: tuple[int, ...], runs: int) -> tup
     return tuple(reversed(extents))
 
 
-def runs_in_a_unit(works: Sequence[Work]) -> int:
+def runs_in_a_unit(works: Sequence[Callable[[int], Work]]) -> int:
     """How many runs make a unit of about a second that fits into memory, whichever program it belongs to.
 
     A single run may last longer than that. Then a unit holds as many as make the time go into numbers rather than into
     launching operations: without that a long sweep of small networks would be several times slower.
+
+    Args:
+        works: for each program the work of a batch, by its number of runs.
     """
     return max(1, min(map(_runs, works)))
 
 
-def _runs(work: Work) -> int:
-    per_run = max(work.per_run, 1.0)
-    in_time = (UNIT_SECONDS * OPERATIONS_PER_SECOND - work.per_batch) / per_run
-    efficient = EFFICIENT * work.per_batch / per_run
-    in_memory = UNIT_BYTES / max(work.live_bytes, 1.0)
-    return int(min(max(in_time, efficient), in_memory, 2**20))
+def _runs(work: Callable[[int], Work]) -> int:
+    one, many = work(1), work(MANY)
+    # What runs share, such as a data set, costs and takes its memory once for a batch, and drops out of the difference.
+    operations = max((many.operations - one.operations) / (MANY - 1), 1.0)
+    live_bytes = max((many.live_bytes - one.live_bytes) / (MANY - 1), 1.0)
+    per_batch = max(one.operations - operations, 0.0) + one.launches
+    in_time = (UNIT_SECONDS * OPERATIONS_PER_SECOND - per_batch) / operations
+    efficient = EFFICIENT * per_batch / operations
+    return int(min(max(in_time, efficient), UNIT_BYTES / live_bytes, 2**20))

@@ -17,7 +17,7 @@ import numpy as np
 
 from ._engine import Block, Engine
 from ._errors import SweepError
-from ._plan import Plan, versions
+from ._plan import PINNED, Plan, versions
 from ._store import Store
 from ._units import Grid, Unit
 
@@ -97,7 +97,7 @@ class _Worker:
     def __init__(self, job: Job):
         self._job = job
         here = versions()
-        differing = [name for name in ("noise_equilibrium", "jax", "jaxlib") if here[name] != job.versions[name]]
+        differing = [name for name in PINNED if here[name] != job.versions[name]]
         if differing:
             said = ", ".join(f"{name} {here[name]} instead of {job.versions[name]}" for name in differing)
             raise ValueError(f"a worker has {said}; expected the same versions everywhere.")

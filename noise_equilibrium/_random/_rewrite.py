@@ -1,4 +1,12 @@
-"""A function that draws random numbers, as a program whose bits are made in one pass."""
+"""A function that draws random numbers, as a program whose bits are made in one pass.
+
+A generator registered by `jax.extend.random.define_prng_impl` would need no rewriting: all of `jax.random` would use
+it, in loops and branches too. With the same hash it falls short twice. A generator makes bits alone, and what is made
+of them stays in the short rows of a sample: of 10 samples of 10 normal numbers, drawn by 256 runs at once, a batch
+took 3.5 and 4.7 times as long, and a step of SGD on them 1.6 times; from samples of 64 numbers on the two were about
+equal (two CPU cores, JAX 0.10.2). And its keys are of a type of their own: `jax.random.poisson` refuses them, and so
+does any expression in which they meet a key of the user.
+"""
 
 import collections
 import functools
@@ -13,7 +21,7 @@ from jax.extend import core
 from .._jaxpr import CALLS, Known, evaluate_equation, knows, program_inside
 from .._keys import IMPLEMENTATION
 from . import _threefry as threefry
-from ._flat import Flat, elementwise, flatten, once, whole
+from ._rows import Flat, elementwise, flatten, once, whole
 
 R = TypeVar("R")
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .._dynamics import Trajectory
+from .._dynamics import AbstractSummary, Trajectory
 from .._parameters import is_array
 from ._axes import RESERVED, Axis
 
@@ -139,16 +139,13 @@ def _unpacked(node: Any) -> Any:
     """A Trajectory as what a sweep keeps of it: its records and its fate, and not the parameters."""
     if not isinstance(node, Trajectory):
         return node
-    # What the dynamics accumulate over a run (a mean, a first time) is a module of theirs, and has no rows.
-    # Its fate is told by `diverged_at` alone, since a first time is NaN where there was none.
-    summaries = {name: Labelled(value, (), {}, True) for name, value in node.observed.items() if _is_summary(value)}
-    records = {name: value for name, value in node.observed.items() if name not in summaries}
+    # What is summed up over a run has no rows. The fate of a run is told by `diverged_at` alone, since a summary may be
+    # NaN without it: a first time is where there was none.
+    summed = {name for name, value in node.observed.items() if isinstance(value, AbstractSummary)}
+    summaries = {name: Labelled(node.observed[name], (), {}, True) for name in summed}
+    records = {name: value for name, value in node.observed.items() if name not in summed}
     coords = {RECORDS: node.step, "time": node.time}
     return {"": Labelled(records, (RECORDS,), coords), "diverged_at": node.diverged_at, **summaries}
-
-
-def _is_summary(value: Any) -> bool:
-    return type(value).__module__.startswith(Trajectory.__module__.rpartition(".")[0])
 
 
 def _name(path: Sequence[Any]) -> str:

@@ -10,15 +10,15 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
+from jax.interpreters.partial_eval import dce_jaxpr
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from .._keys import IMPLEMENTATION
 from ._axes import SEED, Axis
-from ._jaxprs import Work, dependencies, work_of
-from ._outputs import Output, read_result
+from ._results import Output, read_result
 from ._run_key import derive
+from ._work import Work, work_of
 
 RUNS = "runs"
 NEEDS_VALUE = (
@@ -46,18 +46,18 @@ class Program:
     """One run as a traced program; the static axes have a value, the key and the float axes are inputs.
 
     Attributes:
-        jaxpr: the program.
+        function: the program, of the arrays it closes over and its inputs.
         consts: the arrays it closes over.
+        inputs: the forms of its inputs.
         outputs: what it returns.
-        varies: for each output the names of the traced axes, `seed` among them, on which it may depend.
-        work: what a run costs.
+        varies: for each coordinate among them the traced axes, `seed` among them, on which it may depend.
     """
 
-    jaxpr: core.Jaxpr
+    function: Callable[..., list[Any]]
     consts: list[Any]
+    inputs: tuple[jax.ShapeDtypeStruct, ...]
     outputs: tuple[Output, ...]
-    varies: tuple[frozenset[str], ...]
-    work: Work
+    varies: dict[str, frozenset[str]]
 
     @functools.cached_property
     def digest(self) -> str:
@@ -65,8 +65,7 @@ class Program:
 
         It is lowered for the CPU wherever the sweep runs, and without the locations in source files.
         """
-        avals = [_aval_of(var) for var in self.jaxpr.invars]
-        lowered = jax.jit(self.evaluate).trace(self.consts, *avals).lower(lowering_platforms=("cpu",))
+        lowered = jax.jit(self.evaluate).trace(self.consts, *self.inputs).lower(lowering_platforms=("cpu",))
         state = hashlib.sha256(lowered.as_text().encode())
         for const in self.consts:
             array = np.asarray(_plain(const))
@@ -76,7 +75,7 @@ class Program:
 
     def evaluate(self, consts: list[Any], key: Any, *numbers: Any) -> list[Any]:
         """The results of one run."""
-        results = jax.core.eval_jaxpr(self.jaxpr, consts, key, *numbers)
+        results = self.function(consts, key, *numbers)
         return [jnp.asarray(result, output.dtype) for result, output in zip(results, self.outputs, strict=True)]
 
     def constants(self, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -84,12 +83,17 @@ class Program:
         places = [place for place, output in enumerate(self.outputs) if output.name in names]
 
         def chosen(consts: list[Any]) -> list[Any]:
-            zeros = [jnp.zeros((), jnp.result_type(float))] * (len(self.jaxpr.invars) - 1)
+            zeros = [jnp.zeros(form.shape, form.dtype) for form in self.inputs[1:]]
             results = self.evaluate(consts, jax.random.key(0, impl=IMPLEMENTATION), *zeros)
             return [results[place] for place in places]
 
         values = jax.jit(chosen)(self.consts) if places else []
         return {self.outputs[place].name: np.asarray(value) for place, value in zip(places, values, strict=True)}
+
+    def work(self, runs: int) -> Work:
+        """What a batch of runs costs."""
+        batch = jax.vmap(functools.partial(self.evaluate, self.consts))
+        return work_of(jax.make_jaxpr(batch)(*(_several(form, runs) for form in self.inputs)).jaxpr)
 
 
 def trace(run: Callable[..., Any], axes: tuple[Axis, ...], static: dict[str, Any]) -> Program:
@@ -127,9 +131,40 @@ def trace(run: Callable[..., Any], axes: tuple[Axis, ...], static: dict[str, Any
             "with jnp.where or jax.lax.cond instead of if; for an axis that sets a shape or a choice use ints or "
             f"strings, which are compiled in. JAX says: {reason}"
         ) from error
-    names = [SEED, *traced]
-    varies = tuple(frozenset(names[place] for place in needed) for needed in dependencies(closed.jaxpr))
-    return Program(closed.jaxpr, list(closed.consts), outputs, varies, work_of(closed.jaxpr))
+    inputs = tuple(jax.ShapeDtypeStruct(form.shape, form.dtype) for form in (key, *[number] * len(traced)))
+    function = functools.partial(jax.core.eval_jaxpr, closed.jaxpr)
+    # Coordinates need little of a program, which is cheap to follow; what prints is kept too, and no need of theirs.
+    pruned, _ = dce_jaxpr(closed.jaxpr, [output.is_coordinate for output in outputs], instantiate=True)
+    coordinates = functools.partial(jax.core.eval_jaxpr, pruned, closed.consts)
+    needs = {axis: depends(coordinates, inputs, place) for place, axis in enumerate((SEED, *traced))}
+    names: list[str] = [output.name for output in outputs if output.is_coordinate]
+    varies = {
+        name: frozenset(axis for axis, found in needs.items() if found[place]) for place, name in enumerate(names)
+    }
+    return Program(function, list(closed.consts), inputs, outputs, varies)
+
+
+def depends(function: Callable[..., list[Any]], inputs: Sequence[jax.ShapeDtypeStruct], place: int) -> list[bool]:
+    """For each result of a function whether it may depend on one input: whether `vmap` along it gives an axis.
+
+    JAX itself follows the input, through calls, loops, branches and whatever a later version has; what is printed or
+    called back on the way does not count.
+    """
+    found: list[bool] = []
+
+    @jax.custom_batching.custom_vmap
+    def watched(results: list[Any]) -> list[Any]:
+        return results
+
+    @watched.def_vmap
+    def _(size: int, has_axis: Any, results: list[Any]) -> Any:
+        found.extend(has_axis[0])
+        return results, has_axis[0]
+
+    forms = [_several(form, 2) if at == place else form for at, form in enumerate(inputs)]
+    axes = [0 if at == place else None for at in range(len(inputs))]
+    results = jax.eval_shape(jax.vmap(lambda *values: watched(function(*values)), in_axes=axes), *forms)
+    return found or [False] * len(results)  # the rule is not asked if nothing has the axis
 
 
 def _at(point: dict[str, Any]) -> str:
@@ -169,7 +204,7 @@ class Batch:
             .lower(
                 self._consts,
                 jax.ShapeDtypeStruct((self._padded, 2), jnp.uint32, sharding=self._shared),
-                [number] * (len(program.jaxpr.invars) - 1),
+                [number] * (len(program.inputs) - 1),
             )
             .compile()
         )
@@ -205,9 +240,9 @@ class Batch:
         return {name: np.asarray(value)[: self.size] for name, value in results.items()}
 
 
-def _aval_of(var: Any) -> jax.ShapeDtypeStruct:
-    """Shape and dtype of an input, without its weak type."""
-    return jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype)
+def _several(form: jax.ShapeDtypeStruct, count: int) -> jax.ShapeDtypeStruct:
+    """The form of several inputs of a form."""
+    return jax.ShapeDtypeStruct((count, *form.shape), form.dtype)
 
 
 def _plain(const: Any) -> Any:

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import xarray
 
+from .._keys import IMPLEMENTATION
 from ._axes import SEED
-from ._memory import Memory
-from ._plan import Plan, prng, versions
+from ._in_memory import Memory
+from ._plan import Plan, versions
 from ._store import IDENTITY, Store
 
 
@@ -26,7 +27,7 @@ def attributes_of(plan: Plan) -> dict[str, str]:
         **versions(),
         "device": f"{len(devices)} × {devices[0].device_kind}",
         "dtype": str(jax.numpy.result_type(float)),
-        "prng": prng(),
+        "prng": IMPLEMENTATION,
         "key": " ".join(str(int(word)) for word in plan.key),
         "configuration": json.dumps(configuration),
     }
