@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 
-from noise_equilibrium._programs import evaluate_equation
+from noise_equilibrium._jaxpr import evaluate_equation
 
 
 def changed(value: jax.Array) -> jax.Array:

@@ -17,10 +17,10 @@ from jax.sharding import PartitionSpec as P
 from look_alikes import with_look_alikes
 
 import noise_equilibrium as ne
-from noise_equilibrium._noise._memory import ESCAPED, FIXED, SAMPLE, bytes_per_sample
-from noise_equilibrium._noise._program import tap
-from noise_equilibrium._noise._program._equations import RULES
 from noise_equilibrium._noise._reference import reference_moments
+from noise_equilibrium._per_sample._activation_bytes import ESCAPED, FIXED, SAMPLE, bytes_per_sample
+from noise_equilibrium._per_sample._rules import RULES
+from noise_equilibrium._per_sample._tapped_loss import tap
 from noise_equilibrium._sweep._work import work_of
 
 N, TOKENS = 5, 3

@@ -165,7 +165,7 @@ def test_a_covariance_in_chunks_is_the_whole(monkeypatch):
     with jax.enable_x64(True):
         problem, params = small_problem()
         whole = ne.gradient_covariance(problem, params)
-        monkeypatch.setattr("noise_equilibrium._noise._chunks.CHUNK_BYTES", 7 * 3 * 50 * 8)  # 7 samples
+        monkeypatch.setattr("noise_equilibrium._per_sample._chunks.CHUNK_BYTES", 7 * 3 * 50 * 8)  # 7 samples
         again = ne.Problem(lambda p, z: linear.loss(p, z), problem.data)  # compiled anew
         np.testing.assert_allclose(ne.gradient_covariance(again, params), whole, atol=1e-13 * float(jnp.max(whole)))
 

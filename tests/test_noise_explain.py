@@ -7,7 +7,8 @@ import pytest
 from cases import leaf, normal, squared
 
 import noise_equilibrium as ne
-from noise_equilibrium._noise import _chunks, bound_moments
+from noise_equilibrium._noise import bound_moments
+from noise_equilibrium._per_sample import _chunks
 
 PARAMS = {"u": normal(1, 7, 11), "w": normal(2, 11, 13), "b": normal(3, 11), "g": normal(4, 2, 2)}
 DATA = (normal(5, 40, 13), normal(6, 40, 7))

@@ -13,10 +13,10 @@ from cases_linear import LINEAR_CASES
 from problems import NEURONS, relu_loss
 
 import noise_equilibrium as ne
-from noise_equilibrium._noise import _chunks, _pass
-from noise_equilibrium._noise._program import tap
 from noise_equilibrium._noise._reference import per_sample_gradients, reference_moments
 from noise_equilibrium._parameters import is_parameter, split
+from noise_equilibrium._per_sample import _chunks, _gram_plan
+from noise_equilibrium._per_sample._tapped_loss import tap
 
 # Hundreds of small programs run once each: what takes the time is the optimisation by the compiler.
 unoptimised_jit = functools.partial(
@@ -104,9 +104,9 @@ def test_chunks_change_nothing(monkeypatch, size, most):
         taken.append(most)
         return in_chunks(sums, data, count, most)
 
-    in_chunks = _pass.sum_over_samples
+    in_chunks = _gram_plan.sum_over_samples
     monkeypatch.setattr(_chunks, "CHUNK_BYTES", size)
-    monkeypatch.setattr(_pass, "sum_over_samples", spy)
+    monkeypatch.setattr(_gram_plan, "sum_over_samples", spy)
     problem = ne.Problem(loss, (normal(3, 7, 4), normal(4, 7, 2)))
     symmetry = ne.double_rotation(leaf("u"), leaf("w"))
     assert_same_moments(ne.noise_moments(problem, two_layer(), symmetry), reference(problem, two_layer(), symmetry))

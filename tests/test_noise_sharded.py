@@ -20,7 +20,8 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 warnings.simplefilter("error")
 import noise_equilibrium as ne
-from noise_equilibrium._noise import _chunks, bound_moments
+from noise_equilibrium._noise import bound_moments
+from noise_equilibrium._per_sample import _chunks
 
 assert len(jax.devices()) == 4
 AUTOMATIC = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))

@@ -7,8 +7,8 @@ import pytest
 from cases import leaf, normal, squared
 
 import noise_equilibrium as ne
-from noise_equilibrium._noise import _chunks
 from noise_equilibrium._noise._reference import per_sample_gradients
+from noise_equilibrium._per_sample import _chunks
 
 PARAMS = {"u": normal(1, 2, 3), "w": normal(2, 3, 4)}
 DATA = (normal(3, 5, 4), normal(4, 5, 2))

@@ -1,11 +1,10 @@
 """Gradient noise: second moments along a symmetry, exact samples, and the dense covariance for reference.
 
-`_program` reads the program of a loss, `_gradients` and `_parts` hold per-sample gradients as outer products, `_pass`
-takes their Grams in one pass over the data; the other modules are what is made of them.
+`_per_sample` tells what they are made of: the Grams of per-sample gradients, from one pass over the data.
 """
 
+from .._per_sample import Explanation, LegPath, explain
 from ._abstract import AbstractMoments, Moments
-from ._explain import Explanation, LegPath, explain
 from ._measurement import Measurement, Source, measure, measured, or_measurement
 from ._moments import bound_moments, noise_moments
 from ._partial import MomentEstimate, PartialMoments, combine_moments, estimate_moments, partial_moments

@@ -7,22 +7,20 @@ with E the mean over the N samples (1/N), each leg written as a matrix with its 
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._double import in_double
 from .._group import AbstractGroup, Groups
 from .._numbers import jit
 from .._parameters import accumulation_dtype, split
+from .._per_sample import LegGram, Silence, gradient_grams, gram_of
 from .._problem import Problem
 from .._symmetry import AbstractSymmetry, BoundSymmetry, ExponentialSymmetry, Symmetry, bind_each
 from ._abstract import AbstractMoments, Moments, as_kept
 from ._finite import require_finite_gradients
-from ._pass import gradient_grams
-from ._silence import Silence
 from ._spectral import SpectralMoments, dense_moments
 
 
@@ -86,13 +84,37 @@ def noise_moments(
     return bound.as_given(moments)
 
 
+@overload
 def bound_moments(
     problem: Problem, params: PyTree, symmetries: Groups, double: bool = False
-) -> tuple[AbstractMoments, ...]:
-    """`noise_moments` of symmetries that know their parameters, for use in programs: finite or not."""
-    moments, silence = measured_moments(problem, params, symmetries, double)
+) -> tuple[AbstractMoments, ...]: ...
+
+
+@overload
+def bound_moments(
+    problem: Problem, params: PyTree, symmetries: Groups, double: bool = False, *, gradient: Literal[True]
+) -> tuple[tuple[AbstractMoments, ...], PyTree]: ...
+
+
+def bound_moments(
+    problem: Problem, params: PyTree, symmetries: Groups, double: bool = False, *, gradient: bool = False
+) -> Any:
+    """`noise_moments` of symmetries that know their parameters, for use in programs: finite or not.
+
+    Args:
+        problem: a finite problem.
+        params: the parameters.
+        symmetries: of these parameters; at least one.
+        double: whether the Grams of matrix symmetries are summed, and kept, in double precision.
+        gradient: whether the mean gradient ḡ of the loss (without weight decay) is returned too. It comes from the same
+            pass: the backward pass, in whose activations the moments are found, is that of all parameters then.
+
+    Returns:
+        The moments; with the gradient (moments, ḡ), ḡ a pytree like params in the dtype of the moments.
+    """
+    moments, mean, silence = moments_and_mean(problem, params, symmetries, double, gradient)
     silence.warn()
-    return moments
+    return (moments, split(params)[1](mean)) if gradient else moments
 
 
 @jit
@@ -113,13 +135,20 @@ def measured_moments(
 
 @jit
 def moments_and_mean(
-    problem: Problem, params: PyTree, symmetries: Groups, double: bool = False
+    problem: Problem,
+    params: PyTree,
+    symmetries: Groups,
+    double: bool = False,
+    gradient: bool = False,
 ) -> tuple[tuple[AbstractMoments, ...], list[Array], Silence]:
-    """The same, and ḡ, one array per parameter; zero where no symmetry acts."""
+    """The same, and ḡ, one array per parameter; without `gradient` it is zero where no symmetry acts."""
     of_legs = [group for group in symmetries if isinstance(group, BoundSymmetry)]
     others = [group for group in symmetries if not isinstance(group, BoundSymmetry)]
+    leg_moments, mean, silence = [], [], Silence()
     with jax.default_matmul_precision("highest"):
-        leg_moments, mean, silence = _leg_moments(problem, params, of_legs, double) if of_legs else ([], [], Silence())
+        if of_legs:
+            gradient = gradient and not others  # which have all of it
+            leg_moments, mean, silence = _leg_moments(problem, params, of_legs, double, gradient)
         other_moments, full_mean = dense_moments(problem, params, others) if others else ([], mean)
     legs, dense = iter(leg_moments), iter(other_moments)
     moments = [next(legs if isinstance(group, BoundSymmetry) else dense) for group in symmetries]
@@ -133,33 +162,45 @@ def of_gradient(symmetry: AbstractGroup, arrays: Sequence[Array]) -> Any:
 
 
 def _leg_moments(
-    problem: Problem, params: PyTree, symmetries: Sequence[BoundSymmetry], double: bool
+    problem: Problem, params: PyTree, symmetries: Sequence[BoundSymmetry], double: bool, gradient: bool
 ) -> tuple[list[Moments], list[Array], Silence]:
     arrays, _ = split(params)
-    wanted = [(leg, symmetry) for symmetry in symmetries for leg in symmetry.legs]
-    dtype = accumulation_dtype([arrays[leg.index] for leg, _ in wanted])
-    seconds, means, silence = gradient_grams(problem, params, wanted, dtype, double)
+    wanted = [[LegGram(leg, symmetry.algebra.rank) for leg in symmetry.legs] for symmetry in symmetries]
+    every = [one for several in wanted for one in several]
+    dtype = accumulation_dtype([arrays[one.leg.index] for one in every])
+    seconds, sums, silence = gradient_grams(problem, params, every, dtype, double, gradient)
     values = iter(seconds)
     moments = []
-    for symmetry in symmetries:
-        inside = {leg.index for leg in symmetry.legs}
-        legs = [array.astype(dtype) if place in inside else None for place, array in enumerate(arrays)]
-        parts = [next(values) for _ in symmetry.legs], legs, [m if i in inside else None for i, m in enumerate(means)]
-        function = partial(_moments, symmetry, problem.num_samples == 1)
+    for symmetry, several in zip(symmetries, wanted, strict=True):
+        legs = [arrays[one.leg.index].astype(dtype) for one in several]
+        parts = [next(values) for _ in several], legs, [sums[one.leg.index] for one in several]
+        function = partial(_moments, symmetry, several, problem.num_samples)
         precise = double and symmetry.of_matrices
         moments.append(in_double(function, *parts, keep=True) if precise else function(*parts))
-    return moments, means, silence
+    return moments, [total / problem.num_samples for total in sums], silence
 
 
 def _moments(
-    symmetry: BoundSymmetry, single: bool, seconds: list[Array], arrays: Sequence[Any], means: Sequence[Any]
+    symmetry: BoundSymmetry,
+    wanted: Sequence[LegGram],
+    count: int,
+    seconds: Sequence[Array],
+    arrays: Sequence[Array],
+    sums: Sequence[Array],
 ) -> Moments:
-    weight, mean = symmetry.gram(arrays), symmetry.gram(means)
-    second = {power: jnp.zeros_like(gram) for power, gram in mean.items()}
-    for leg, value in zip(symmetry.legs, seconds, strict=True):
-        second[leg.power] = second[leg.power] + value
-    if single:  # one sample has no noise, not even that of rounding
-        second = mean
+    """The moments from what every leg has: the second moment, the parameter and Σ g."""
+
+    def by_power(grams: Sequence[Array]) -> dict[float, Array]:
+        totals: dict[float, Array] = {}
+        for one, value in zip(wanted, grams, strict=True):
+            power = one.leg.power
+            totals[power] = totals[power] + value if power in totals else value
+        return totals
+
+    weight = by_power([gram_of(one, array) for one, array in zip(wanted, arrays, strict=True)])
+    # The Gram is divided, not the gradient, of which that would make a copy.
+    mean = by_power([gram_of(one, total) / float(count) ** 2 for one, total in zip(wanted, sums, strict=True)])
+    second = mean if count == 1 else by_power(seconds)  # one sample has no noise, not even that of rounding
     powers = tuple(weight)
     return Moments(
         weight=tuple(symmetry.public(weight[power]) for power in powers),

@@ -17,13 +17,13 @@ from .._double import single
 from .._group import AbstractGroup, Groups
 from .._numbers import jit
 from .._parameters import widest_dtype
+from .._per_sample import Silence
 from .._problem import Problem
 from .._symmetry import AbstractSymmetry, BoundSymmetries, bind_each
 from ._abstract import AbstractMoments
 from ._finite import require_finite_gradients
 from ._measurement import Source, without_data
 from ._moments import moments_and_mean, of_gradient
-from ._silence import Silence
 
 
 class PartialMoments(eqx.Module):

@@ -8,10 +8,10 @@ from .._budget import require_room
 from .._minibatch import Minibatches, Replacement
 from .._numbers import cast, jit
 from .._parameters import flatten, split, widest_dtype
+from .._per_sample import samples_in, sum_over_samples
 from .._problem import Problem
 from .._symmetry import Symmetry
 from ._abstract import Moments
-from ._chunks import samples_in, sum_over_samples
 from ._finite import require_finite_gradients
 
 

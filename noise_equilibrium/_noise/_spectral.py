@@ -13,9 +13,9 @@ from jaxtyping import Array, Float, PyTree
 from .._group import AbstractGroup
 from .._numbers import cast
 from .._parameters import accumulation_dtype, split
+from .._per_sample import samples_in, sum_over_samples
 from .._problem import Problem
 from ._abstract import AbstractMoments, Moments, as_kept
-from ._chunks import samples_in, sum_over_samples
 
 
 class SpectralMoments(AbstractMoments):

@@ -11,13 +11,11 @@ from .._group import AbstractGroup
 from .._minibatch import Minibatches, Replacement
 from .._numbers import cast, jit
 from .._parameters import accumulation_dtype, split
+from .._per_sample import LegGram, Silence, map_over_samples, plan, samples_in
 from .._problem import Problem
 from .._symmetry import AbstractSymmetry, BoundSymmetry, bind, scaling
-from ._chunks import map_over_samples, samples_in
 from ._finite import require_finite_gradients
 from ._moments import measured_moments
-from ._pass import plan
-from ._silence import Silence
 
 
 def noise_trace(
@@ -108,16 +106,16 @@ def _charge_rates(problem: Problem, params: PyTree, symmetry: AbstractGroup) -> 
 
 def _along_legs(problem: Problem, params: PyTree, symmetry: BoundSymmetry) -> tuple[Array, Silence]:
     arrays, _ = split(params)
-    wanted = [(leg, symmetry) for leg in symmetry.legs]
+    wanted = [LegGram(leg, symmetry.algebra.rank) for leg in symmetry.legs]
     made = plan(problem, params, wanted, accumulation_dtype([arrays[leg.index] for leg in symmetry.legs]))
 
     def rates(samples: PyTree) -> Array:
         count = len(jax.tree_util.tree_leaves(samples)[0])
-        factors = made.factors(arrays, samples)
+        factors, _ = made.factors(arrays, samples)
         total = jnp.zeros((count, *symmetry.shape), made.dtype)
-        for leg in symmetry.legs:
+        for leg, one in zip(symmetry.legs, wanted, strict=True):
             if leg.index in made.forms:
-                gram = made.forms[leg.index].gram(leg, symmetry, factors[leg.index], per_sample=True)
+                gram = made.forms[leg.index].gram(one, factors[leg.index], per_sample=True)
                 total = total + cast(leg.power, gram) * gram
         return jax.vmap(symmetry.public)(total)
 

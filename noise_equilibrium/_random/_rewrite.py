@@ -18,8 +18,8 @@ import jax
 import jax.core
 from jax.extend import core
 
+from .._jaxpr import CALLS, Known, evaluate_equation, knows, program_inside
 from .._keys import IMPLEMENTATION
-from .._programs import CALLS, Known, evaluate_equation, knows, program_inside
 from . import _threefry as threefry
 from ._rows import Flat, elementwise, flatten, once, whole
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.extend import core
 from jaxtyping import Array
 
-from .._programs import COSTLY, Known, any_of, evaluate_equation, knows, nothing
+from .._jaxpr import COSTLY, Known, any_of, evaluate_equation, knows, nothing
 
 ELEMENTWISE = COSTLY | {
     "abs", "add", "and", "bitcast_convert_type", "ceil", "clamp", "convert_element_type", "copy", "eq", "floor", "ge",

@@ -12,11 +12,10 @@ from jaxtyping import PyTree
 from .._parameters import accumulation_dtype, split, without_numbers
 from .._problem import Problem
 from .._symmetry import AbstractSymmetry, BoundSymmetry, bind_each
-from .._symmetry._leg import BoundLeg
 from ._chunks import samples_in
-from ._gradients import gram
-from ._parts import form_for
-from ._pass import Plan, plan
+from ._gram_plan import Plan, plan
+from ._outer_products import LegGram, gram
+from ._parameter_gradient import form_for
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def explain(problem: Problem, params: PyTree, symmetry: AbstractSymmetry | Seque
     problem.require_finite("explain")
     bound = bind_each(symmetry, params, "explain").each
     arrays, rebuild = split(params)
-    wanted = [(leg, one) for one in bound if isinstance(one, BoundSymmetry) for leg in one.legs]
+    wanted = [LegGram(leg, one.algebra.rank) for one in bound if isinstance(one, BoundSymmetry) for leg in one.legs]
     count, size = problem.num_samples, sum(array.size for array in arrays)
     data = jax.tree_util.tree_map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), leaf.dtype), problem.data)
     gradient_flops = _flops(
@@ -117,10 +116,10 @@ def explain(problem: Problem, params: PyTree, symmetry: AbstractSymmetry | Seque
     )
     legs, flops, chunk, held = [], 0.0, count, 0
     if wanted:
-        made = plan(problem, params, wanted, accumulation_dtype([arrays[leg.index] for leg, _ in wanted]))
-        paths = [_path(made, leg, one) for leg, one in wanted]
+        made = plan(problem, params, wanted, accumulation_dtype([arrays[one.leg.index] for one in wanted]))
+        paths = [_path(made, one) for one in wanted]
         legs += paths
-        flops += _flops(lambda a, z: jax.vmap(lambda one: made.tapped.derivatives(a, one))(z), arrays, data)
+        flops += _flops(lambda a, z: made.tapped.derivatives(a, z), arrays, data)
         flops += sum(path.flops for path in paths) + _flops_of_means(made)
         chunk, held = made.most, made.memory
         made.silence.warn()
@@ -136,7 +135,9 @@ def explain(problem: Problem, params: PyTree, symmetry: AbstractSymmetry | Seque
     return Explanation(tuple(legs), count, chunk, flops, gradient_flops, held)
 
 
-def _path(made: Plan, leg: BoundLeg, symmetry: BoundSymmetry) -> LegPath:
+def _path(made: Plan, wanted: LegGram) -> LegPath:
+    """The path of one leg, and what it costs."""
+    leg = wanted.leg
     form = made.forms.get(leg.index)
     if form is None:
         return LegPath(leg.name, "ignored", 0, 0, None, 0.0, 0)
@@ -145,7 +146,7 @@ def _path(made: Plan, leg: BoundLeg, symmetry: BoundSymmetry) -> LegPath:
         path, culprit = "tapped", made.tapped.culprits[form.slot]
     else:
         path, culprit = ("summed" if any(part.is_dense for part in form.forms) else "factors"), None
-    flops = sum(gram(form_for(part, leg, symmetry), leg, symmetry, made.total).flops() for part in form.forms)
+    flops = sum(gram(form_for(part, wanted), wanted, made.total).flops() for part in form.forms)
     held = sum(part.numbers_per_sample() for part in form.forms) * made.dtype.itemsize * made.most
     positions = sum(part.positions for part in form.forms)
     return LegPath(leg.name, path, uses, positions, culprit, flops, held)

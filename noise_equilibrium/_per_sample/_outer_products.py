@@ -16,13 +16,34 @@ import jax.numpy as jnp
 import opt_einsum
 from jaxtyping import Array
 
-from .._symmetry import BoundSymmetry
-from .._symmetry._algebra import Entrywise
-from .._symmetry._leg import BoundLeg
-from ._program import POSITION, Use, Window
+from .._symmetry import BoundLeg
+from ._actions import Use
+from ._linear_view import POSITION, Window
 
 SAMPLE, FIRST, SECOND, BLOCK, PRIMED = "sample", "p", "q", "block", "primed"
 Label = int | str
+
+
+class LegGram(NamedTuple):
+    """The Gram that is wanted of the gradient of one leg.
+
+    Attributes:
+        leg: the leg.
+        rank: how many axes of a block the Gram has: 2 for a matrix, 1 for its diagonal, 0 for its trace. Of a leg that
+            is a whole parameter, 1 means the square of every entry.
+    """
+
+    leg: BoundLeg
+    rank: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the Gram, with the block axis in front."""
+        return (self.leg.blocks,) + (self.leg.size,) * self.rank
+
+    def tells_apart(self, axis: int) -> bool:
+        """Whether the Gram depends on which entry along an axis is which."""
+        return self.leg.axis in (axis, None) and (self.rank > 0 or self.leg.blocks > 1)
 
 
 class GradientForm(NamedTuple):
@@ -135,7 +156,7 @@ class Gram(NamedTuple):
         return float(_path(self.labels, self.output, self.shapes)[1].opt_cost)
 
     def __call__(self, factors: Sequence[Array]) -> Array:
-        """The Gram, of the internal shape of an element."""
+        """The Gram, with the block axis in front."""
         if self.form.rows is None:
             operands = [*factors, *factors]
         else:
@@ -147,9 +168,9 @@ class Gram(NamedTuple):
         return _einsum(self.labels, self.output, operands).reshape(self.element)
 
 
-def gram(form: GradientForm, leg: BoundLeg, symmetry: BoundSymmetry, n: int, per_sample: bool = False) -> Gram:
+def gram(form: GradientForm, wanted: LegGram, n: int, per_sample: bool = False) -> Gram:
     """Prepare the Gram of per-sample gradients of n samples along the axis of a leg: their sum, or each."""
-    rank = symmetry.algebra.rank
+    leg, rank = wanted
     split = leg.blocks > 1
     labels: list[tuple[Label, ...]] = []
     shapes: list[tuple[int, ...]] = []
@@ -169,22 +190,19 @@ def gram(form: GradientForm, leg: BoundLeg, symmetry: BoundSymmetry, n: int, per
     if form.rows is not None:
         labels.append((SAMPLE,) if form.positions == 1 else (SAMPLE, FIRST, SECOND))
         shapes.append((n,) if form.positions == 1 else (n, form.positions, form.positions))
-    axis_labels: list[Label] = [] if leg.axis is None else [leg.axis, PRIMED][:rank]
-    if isinstance(symmetry.algebra, Entrywise):
-        axis_labels = list(range(len(form.shape)))
-    output = (SAMPLE,) * per_sample + (BLOCK,) * split + tuple(axis_labels)
-    element = (n,) * per_sample + symmetry.algebra.shape(leg.blocks, leg.size)
+    kept: list[Label] = [leg.axis, PRIMED][:rank] if leg.axis is not None else [*range(len(form.shape))] * rank
+    output = (SAMPLE,) * per_sample + (BLOCK,) * split + tuple(kept)
+    element = (n,) * per_sample + wanted.shape
     return Gram(form, tuple(labels), tuple(shapes), output, element)
 
 
-def tells_apart(leg: BoundLeg, symmetry: BoundSymmetry, axis: int) -> bool:
-    """Whether a Gram of this leg depends on which entry along an axis is which."""
-    if isinstance(symmetry.algebra, Entrywise):
-        return True
-    return leg.axis == axis and (symmetry.algebra.rank > 0 or leg.blocks > 1)
+def gram_of(wanted: LegGram, array: Array) -> Array:
+    """The Gram of one array along the axis of a leg, as of the gradient of a single sample."""
+    return gram(dense_form(array.shape), wanted, 1)([array[None, None]])
 
 
 def _owned(labels: Sequence[int]) -> tuple[int, ...]:
+    """The axes of the parameter among the axes of a factor."""
     return tuple(sorted(label for label in labels if label < POSITION))
 
 
@@ -194,6 +212,7 @@ def _signature(use: Use) -> tuple[tuple[int, ...], ...]:
 
 
 def _positions(use: Use) -> int:
+    """The number of outer products in the gradient that a use makes."""
     return math.prod(n for n, label in zip(use.shape, use.output, strict=True) if label >= POSITION)
 
 
@@ -212,6 +231,7 @@ def _index(use: Use, index: Array) -> Array:
 
 
 def _outer(form: GradientForm, use: Use, first: Array, second: Array) -> Array:
+    """Σ_p δ_p h_pᵀ of every sample, of the shape of the part."""
     owners = _signature(use)
     axes = tuple(sorted({*owners[0], *owners[1]}))
     labels = [(SAMPLE, FIRST, *owned) for owned in owners]
@@ -221,10 +241,12 @@ def _outer(form: GradientForm, use: Use, first: Array, second: Array) -> Array:
 def _path(
     labels: Sequence[Sequence[Label]], output: Sequence[Label], shapes: Sequence[tuple[int, ...]]
 ) -> tuple[Any, Any]:
+    """The cheapest order of an einsum, and its cost; of four operands at most, so that all orders can be tried."""
     return opt_einsum.contract_path(_expression(labels, output), *shapes, shapes=True, optimize="optimal")
 
 
 def _expression(labels: Sequence[Sequence[Label]], output: Sequence[Label]) -> str:
+    """An einsum as it is spelled, with a letter for each label."""
     symbols: dict[Label, str] = {}
     for label in (label for operand in labels for label in operand):
         symbols.setdefault(label, opt_einsum.get_symbol(len(symbols)))
@@ -247,12 +269,12 @@ def _einsum(labels: Sequence[Sequence[Label]], output: Sequence[Label], operands
 
 
 def _contract(terms: Sequence[tuple[Sequence[Label], Array]], output: Sequence[Label]) -> Array:
-    """One step of an einsum.
-
-    Axes that both operands have in front, and that are summed over, become one axis: several would be moved, and so
-    copied, for the matrix product.
-    """
+    """One step of an einsum, so that XLA moves, and so copies, as little as possible."""
     labels, operands = [list(label) for label, _ in terms], [operand for _, operand in terms]
+    if len(terms) == 2 and {*labels[0]} == {*labels[1]}:
+        return _summed_product(labels, output, operands)
+    # Axes that both operands have in front, and that are summed over, become one: several would be moved for the
+    # matrix product.
     common = 0
     if len(terms) == 2:
         for first, second in zip(*labels, strict=False):
@@ -263,3 +285,16 @@ def _contract(terms: Sequence[tuple[Sequence[Label], Array]], output: Sequence[L
         labels = [label[common - 1 :] for label in labels]
         operands = [operand.reshape(-1, *operand.shape[common:]) for operand in operands]
     return jnp.einsum(_expression(labels, output), *operands, precision=jax.lax.Precision.HIGHEST)
+
+
+def _summed_product(labels: Sequence[Sequence[Label]], output: Sequence[Label], operands: Sequence[Array]) -> Array:
+    """Two arrays with the same axes, multiplied entry by entry and summed up: no matrix product.
+
+    As one, with each axis that stays for a batch axis, both operands would be copied to have these in front: of a
+    diagonal Gram that is three times the rest of its work.
+    """
+    (first, second), (order, other) = operands, labels
+    product = first * second.transpose([other.index(label) for label in order])
+    kept = [label for label in order if label in output]
+    total = jnp.sum(product, axis=tuple(place for place, label in enumerate(order) if label not in output))
+    return total.transpose([kept.index(label) for label in output])

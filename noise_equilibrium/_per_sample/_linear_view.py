@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-# Labels of axes that are not axes of the parameter: positions (tokens, columns of h) and loops around the use.
+# Labels of axes that are not axes of the parameter: positions (tokens, columns of h) and loops around the use. Axes of
+# parameters are numbered from 0, so both lie beyond the largest number of axes, and sort behind them.
 POSITION = 1000
 LOOP = 2000
 
@@ -33,18 +34,18 @@ Axis = tuple[Atom, ...]  # what lies along one axis of a value, outermost first;
 
 
 @dataclass(frozen=True)
-class AxisMap(abc.ABC):
-    """A linear map along one axis of a parameter; `pull` is its transpose.
+class LinearMap(abc.ABC):
+    """A linear map on the entries of a parameter; `pull` is its transpose.
 
     Attributes:
-        label: the axis.
+        label: the axis along which it acts, on every line by itself; None if it is a number for all entries.
     """
 
-    label: int
+    label: int | None
 
-    @abc.abstractmethod
     def length(self, before: int) -> int:
         """The length of the axis behind the map."""
+        return before
 
     @abc.abstractmethod
     def pull(self, array: Array, axis: int, value: Array | None) -> Array:
@@ -52,18 +53,41 @@ class AxisMap(abc.ABC):
 
 
 @dataclass(frozen=True)
-class Diagonal(AxisMap):
-    """A factor for every entry: V = diag(s) W, or diag(1/s) W if `divides`."""
+class Negate(LinearMap):
+    """V = −W."""
+
+    label: None = None
+
+    def pull(self, array: Array, axis: int, value: Array | None) -> Array:
+        return -array
+
+
+@dataclass(frozen=True)
+class Scale(LinearMap):
+    """A number: V = c W, or W / c if `divides`."""
+
+    label: None = None
+    divides: bool = False
+
+    def pull(self, array: Array, axis: int, value: Array | None) -> Array:
+        return _times(array, value, (), self.divides)
+
+
+@dataclass(frozen=True)
+class AxisMap(LinearMap):
+    """A linear map along one axis of a parameter."""
+
+    label: int
+
+
+@dataclass(frozen=True)
+class Rescale(AxisMap):
+    """A factor for every entry of the axis: V = diag(s) W, or diag(1/s) W if `divides`."""
 
     divides: bool
 
-    def length(self, before: int) -> int:
-        return before
-
     def pull(self, array: Array, axis: int, value: Array | None) -> Array:
-        assert value is not None
-        factor = value.reshape([-1 if place == axis else 1 for place in range(array.ndim)]).astype(array.dtype)
-        return array / factor if self.divides else array * factor
+        return _times(array, value, [-1 if place == axis else 1 for place in range(array.ndim)], self.divides)
 
 
 @dataclass(frozen=True)
@@ -122,29 +146,17 @@ class Placed(AxisMap):
 
 @dataclass(frozen=True)
 class Reversed(AxisMap):
-    """The axis read backwards."""
-
-    def length(self, before: int) -> int:
-        return before
+    """The axis read backwards: V = W[::-1]."""
 
     def pull(self, array: Array, axis: int, value: Array | None) -> Array:
         return jnp.flip(array, axis)
 
 
-@dataclass(frozen=True)
-class Scale(AxisMap):
-    """A number: V = c W, W / c if `divides`, or −W where there is no number. It belongs to no axis."""
-
-    divides: bool = False
-
-    def length(self, before: int) -> int:
-        return before
-
-    def pull(self, array: Array, axis: int, value: Array | None) -> Array:
-        if value is None:
-            return -array
-        factor = value.reshape(()).astype(array.dtype)
-        return array / factor if self.divides else array * factor
+def _times(array: Array, value: Array | None, shape: Sequence[int], divides: bool) -> Array:
+    """An array times a factor of this shape, or divided by it."""
+    assert value is not None
+    factor = value.reshape(shape).astype(array.dtype)
+    return array / factor if divides else array * factor
 
 
 class View(NamedTuple):
@@ -155,24 +167,31 @@ class View(NamedTuple):
         shape: its shape.
         axes: what of the parameter lies along each axis of the value.
         maps: the linear maps from the parameter to the value, in this order.
+        values: for each map the number under which a run of the program keeps what it needs; None if it needs nothing.
         loops: for each loop around it, outermost first, the axis of the parameter that the loop runs over, or None.
     """
 
     leaf: int
     shape: tuple[int, ...]
     axes: tuple[Axis, ...]
-    maps: tuple[AxisMap, ...] = ()
+    maps: tuple[LinearMap, ...] = ()
+    values: tuple[int | None, ...] = ()
     loops: tuple[int | None, ...] = ()
 
-    def mapped(self, new: AxisMap, axis: int | None = None) -> "View":
+    def mapped(self, new: LinearMap, axis: int | None = None) -> "View":
         """The view behind one more map, along an axis of the value that holds one axis of the parameter in full."""
+        behind = self._replace(maps=(*self.maps, new), values=(*self.values, None))
         if axis is None:
-            return self._replace(maps=(*self.maps, new))
+            return behind
         (atom,) = self.axes[axis]
         size = new.length(atom.size)
         axes = list(self.axes)
         axes[axis] = (Atom(atom.label, 1, size),) if size != 1 else ()
-        return self._replace(axes=tuple(axes), maps=(*self.maps, new))
+        return behind._replace(axes=tuple(axes))
+
+    def with_value(self, number: int) -> "View":
+        """The same, with the number of what its last map needs."""
+        return self._replace(values=(*self.values[:-1], number))
 
     def in_loop(self, runs_over_it: bool) -> "View":
         """The view inside a loop: the same in every iteration, or one entry of its first axis in each."""
@@ -201,7 +220,7 @@ class View(NamedTuple):
         """Where among the maps the slices of the parameter itself are, before any other map of their axis; by axis."""
         first: dict[int, int] = {}
         for place, step in enumerate(self.maps):
-            if not isinstance(step, Scale):
+            if step.label is not None:
                 first.setdefault(step.label, place)
         return {label: place for label, place in sorted(first.items()) if isinstance(self.maps[place], Window)}
 
@@ -264,9 +283,9 @@ def pull(
         slice is left to who adds up the parts of W.
 
         >>> import jax.numpy as jnp
-        >>> from noise_equilibrium._noise._program._views import Scale, Window, can_pull, pull, view_of
+        >>> from noise_equilibrium._per_sample._linear_view import Scale, Window, pull, view_of
         >>> view = view_of(0, (3, 4)).mapped(Window(0, start=1, size=2, stride=1, full=3), axis=0)
-        >>> view = view._replace(axes=view.axes[::-1]).mapped(Scale(-1))
+        >>> view = view._replace(axes=view.axes[::-1]).mapped(Scale())
         >>> rows, columns = view.axes  # of V: axis 1 of W, and what is left of its axis 0
         >>> values = [None, jnp.array(2.0)]  # a window needs nothing, a scale its number
         >>> delta, labels = pull(jnp.ones(4), [rows], view, values, scaled=False, shared=())
@@ -283,11 +302,13 @@ def pull(
     array = array.reshape([atom.size for atom in atoms]).transpose(order).reshape(lengths)
     kept = view.window_places.values()
     for place, (step, value) in reversed(list(enumerate(zip(view.maps, values, strict=True)))):
-        if isinstance(step, Scale):
-            array = step.pull(array, 0, value) if scaled else array
+        # A number, or a factor along an axis that both δ and h have, must be applied once and not twice.
+        once = step.label is None or (isinstance(step, Rescale) and step.label in shared)
+        if (once and not scaled) or place in kept:
             continue
-        mine = scaled or step.label not in shared or not isinstance(step, Diagonal)
-        if mine and step.label in labels and place not in kept:
+        if step.label is None:
+            array = step.pull(array, 0, value)
+        elif step.label in labels:
             array = step.pull(array, labels.index(step.label), value)
     return array, labels
 
@@ -302,7 +323,7 @@ def can_pull(view: View, output: Sequence[Axis], other: Sequence[Axis]) -> bool:
         W of shape (3, 4), sliced, transposed and multiplied, y = W[1:3].T @ h: δ has axis 1 of W in full, and h all of
         axis 0 that the slice left. With y = W.reshape(6, 2) @ h it is not so: δ has one half of axis 1, h the other.
 
-        >>> from noise_equilibrium._noise._program._views import Window, can_pull, regrouped, view_of
+        >>> from noise_equilibrium._per_sample._linear_view import Window, can_pull, regrouped, view_of
         >>> whole = view_of(0, (3, 4))
         >>> view = whole.mapped(Window(0, start=1, size=2, stride=1, full=3), axis=0)
         >>> can_pull(view, output=[view.axes[1]], other=[view.axes[0]])

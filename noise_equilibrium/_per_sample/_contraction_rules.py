@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from ._actions import Derived, Fact, Use, Used, Viewed, aval, read
-from ._linear import times_matrix
-from ._views import POSITION, Atom, Axis, Scale, View, can_pull
+from ._linear_rules import times_matrix
+from ._linear_view import POSITION, Atom, Axis, View, can_pull
 
 # All fields that the dimension numbers of these equations have; a further one could mean anything.
 GATHER_NUMBERS = {
@@ -18,7 +18,11 @@ CONVOLUTION_NUMBERS = {"lhs_spec", "rhs_spec", "out_spec"}
 
 
 def dot(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | Used | None:
-    """A product y = W h: with a fixed matrix h a view of W, with any other h a use, whose gradient is δ hᵀ."""
+    """A product y = W h: with a fixed matrix h a view of W, with any other h a use, whose gradient is δ hᵀ.
+
+    Where neither side depends on the sample, a view is tried first: in (B A) x the product B A is a weight. If it is
+    none (WᵀW, a vector), a single side that holds parameters may still be a use, with the same h for all samples.
+    """
     numbers = _dot_numbers(eqn)
     if numbers is None or len(eqn.outvars) != 1:
         return None
@@ -27,11 +31,11 @@ def dot(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | Used | None:
     if not any(fact.varies for fact in facts):
         derived = []
         for side, fact in enumerate(facts):
-            for place, view in enumerate(fact.views):
+            for view in fact.views:
                 new = times_matrix(eqn, numbers, view, side)
                 if new is None:
                     break
-                derived.append(Derived(new, side, place, 1 - side))
+                derived.append(Derived(new, 1 - side))
         if len(derived) == len(facts[0].views) + len(facts[1].views):
             return Viewed((tuple(derived),))
     if facts[0].views and facts[1].views:
@@ -120,7 +124,8 @@ def row_look_up(eqn: core.JaxprEqn) -> RowLookUp | None:
 def rows(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Used | None:
     """A look-up y_p = W[i_p], as of an embedding: a use at all positions p, whose gradient is Σ_p e_{i_p} δ_pᵀ.
 
-    The second factor is not h but the index i_p, which stands for the unit vector e_{i_p}.
+    The second factor is not h but the index i_p, which stands for the unit vector e_{i_p}. So the axis of the index is
+    one of the parameter itself, behind no map: B e_i is no unit vector.
     """
     look_up = row_look_up(eqn)
     if look_up is None or not facts[0].views or any(fact.views for fact in facts[1:]):
@@ -128,7 +133,7 @@ def rows(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Used | None:
     uses = []
     for view in facts[0].views:
         label = view.whole(look_up.axis)
-        if label is None or any(step.label == label and not isinstance(step, Scale) for step in view.maps):
+        if label is None or any(step.label == label for step in view.maps):
             return None
         if any(axis is not None for axis in view.loops):  # an index has no axis of the parameter to run over
             return None

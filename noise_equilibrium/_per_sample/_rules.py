@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax.extend import core
 
-from ..._programs import CALLS, REMATS, SCANS, Known, any_of, anything, knows, nothing
+from .._jaxpr import CALLS, REMATS, SCANS, Known, any_of, anything, knows, nothing
 from ._actions import Action, Escaped, Fact
-from ._calls import entered, looped, rematerialised
-from ._linear import added, joined, negated, rearranged, reversed_, scaled, sliced, split
-from ._products import convolution, dot, rows
+from ._call_rules import entered, looped, rematerialised
+from ._contraction_rules import convolution, dot, rows
+from ._linear_rules import added, joined, negated, rearranged, reversed_, scaled, sliced, split
 
 
 class Rule(NamedTuple):

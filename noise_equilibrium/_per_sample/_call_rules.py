@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from jax.extend import core
 
-from ..._programs import CALLS, REMATS, SCANS, program_inside, scan_layout
+from .._jaxpr import CALLS, REMATS, SCANS, program_inside, scan_layout
 from ._actions import Entered, Fact, Looped, aval
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax.core
 from jax.extend import core
 
-from ._views import LOOP, POSITION, Axis, View
+from ._linear_view import LOOP, POSITION, Axis, View
 
 
 class Fact(NamedTuple):
@@ -42,7 +42,7 @@ class Use(NamedTuple):
         With W of shape (3, 4) and two inputs h_p of length 2 in columns, y = W[1:3].T @ h has the shape (4, 2). δ has
         axis 1 of W and the positions p along its axes, h has what the slice left of axis 0, two entries, and p:
 
-        >>> from noise_equilibrium._noise._program import Use, tap
+        >>> from noise_equilibrium._per_sample._tapped_loss import tap
         >>> import jax.numpy as jnp, noise_equilibrium as ne
         >>> problem = ne.Problem(lambda w, h: jnp.sum((w[1:3].T @ h) ** 2), jnp.ones((5, 2, 2)))
         >>> (use,) = tap(problem, jnp.ones((3, 4)), [0]).uses
@@ -91,18 +91,14 @@ class Use(NamedTuple):
 
 
 class Derived(NamedTuple):
-    """A view of a result: one of an operand, behind one more map at the most.
+    """A view of a result.
 
     Attributes:
         view: how the result holds the parameter.
-        operand: the operand it comes from.
-        place: which of its views.
-        value: the operand that the last map needs at run time, if any.
+        value: the operand that the last of its maps needs at run time, if it is new here and needs one.
     """
 
     view: View
-    operand: int
-    place: int
     value: int | None = None
 
 
@@ -119,16 +115,16 @@ class Used(NamedTuple):
 
 
 class Entered(NamedTuple):
-    """The equation calls another jaxpr; `remat` says that the call recomputes on the way back."""
+    """The equation calls another program; `remat` says that the call recomputes on the way back."""
 
-    jaxpr: core.ClosedJaxpr
+    program: core.ClosedJaxpr
     remat: dict[str, Any] | None
 
 
 class Looped(NamedTuple):
     """The equation is a scan whose constants or sequences hold parameters."""
 
-    jaxpr: core.ClosedJaxpr
+    program: core.ClosedJaxpr
     num_consts: int
     num_carry: int
     length: int

@@ -13,12 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._symmetry import BoundSymmetry
-from .._symmetry._leg import BoundLeg
-from ._gradients import GradientForm, dense_form, gradient_form, gram, hold, one_hot, tells_apart, total_gradient
-from ._program import TappedLoss, Use, Window
-
-Wanted = Sequence[tuple[BoundLeg, BoundSymmetry]]
+from ._actions import Use
+from ._linear_view import Window
+from ._outer_products import GradientForm, LegGram, dense_form, gradient_form, gram, hold, one_hot, total_gradient
+from ._tapped_loss import TappedLoss
 
 
 class LeafForm(NamedTuple):
@@ -67,14 +65,10 @@ class LeafForm(NamedTuple):
         ]
         return sum(totals[1:], totals[0])
 
-    def gram(
-        self, leg: BoundLeg, symmetry: BoundSymmetry, factors: Sequence[Sequence[Array]], per_sample: bool = False
-    ) -> Array:
+    def gram(self, wanted: LegGram, factors: Sequence[Sequence[Array]], per_sample: bool = False) -> Array:
         """The Gram of the gradients for a leg: its sum over the samples, or one per sample."""
         grams = [
-            gram(form_for(form, leg, symmetry), leg, symmetry, len(held[0]), per_sample)(
-                factors_for(form, leg, symmetry, held)
-            )
+            gram(form_for(form, wanted), wanted, len(held[0]), per_sample)(factors_for(form, wanted, held))
             for form, held in zip(self.forms, factors, strict=True)
         ]
         return sum(grams[1:], grams[0])
@@ -95,7 +89,7 @@ class LeafForm(NamedTuple):
         return columns
 
 
-def leaf_form(tapped: TappedLoss, leaf: int, shape: tuple[int, ...], wanted: Wanted) -> LeafForm:
+def leaf_form(tapped: TappedLoss, leaf: int, shape: tuple[int, ...], wanted: Sequence[LegGram]) -> LeafForm:
     """Choose how to hold the gradient of a parameter for the legs that want it."""
     if leaf in tapped.escaped:
         return LeafForm(leaf, shape, (dense_form(shape),), None, tapped.escaped.index(leaf))
@@ -108,43 +102,44 @@ def leaf_form(tapped: TappedLoss, leaf: int, shape: tuple[int, ...], wanted: Wan
         sizes = {window.label: window.size for window in windows}
         part = tuple(sizes.get(axis, n) for axis, n in enumerate(shape))
         parts.append(gradient_form(part, [tapped.uses[place] for place in mine], mine))
-    legs = [(leg, symmetry) for leg, symmetry in wanted if leg.index == leaf]
-    return LeafForm(leaf, shape, tuple(parts), None if _add_up(parts, legs) else _joint(shape, parts), None)
+    joint = None if _add_up(parts, [one for one in wanted if one.leg.index == leaf]) else _joint(shape, parts)
+    return LeafForm(leaf, shape, tuple(parts), joint, None)
 
 
-def form_for(form: GradientForm, leg: BoundLeg, symmetry: BoundSymmetry) -> GradientForm:
+def form_for(form: GradientForm, wanted: LegGram) -> GradientForm:
     """The form of a Gram: rows that a leg tells apart are written out."""
-    return form._replace(rows=None) if _tells_rows_apart(form, leg, symmetry) else form
+    return form._replace(rows=None) if _tells_rows_apart(form, wanted) else form
 
 
-def factors_for(
-    form: GradientForm, leg: BoundLeg, symmetry: BoundSymmetry, factors: Sequence[Array]
-) -> Sequence[Array]:
+def factors_for(form: GradientForm, wanted: LegGram, factors: Sequence[Array]) -> Sequence[Array]:
     """The factors of such a form."""
-    if not _tells_rows_apart(form, leg, symmetry):
+    if not _tells_rows_apart(form, wanted):
         return factors
     assert form.rows is not None
     return [factors[0], one_hot(factors[1], form.shape[form.rows], factors[0].dtype)]
 
 
-def _tells_rows_apart(form: GradientForm, leg: BoundLeg, symmetry: BoundSymmetry) -> bool:
-    return form.rows is not None and tells_apart(leg, symmetry, form.rows)
+def _tells_rows_apart(form: GradientForm, wanted: LegGram) -> bool:
+    """Whether rows of the parameter are looked up, and the Gram depends on which."""
+    return form.rows is not None and wanted.tells_apart(form.rows)
 
 
-def _add_up(parts: Sequence[GradientForm], legs: Wanted) -> bool:
+def _add_up(parts: Sequence[GradientForm], wanted: Sequence[LegGram]) -> bool:
     """Whether the Grams of the parts add up to that of the parameter, for all of these legs."""
     if not any(part.windows for part in parts):
         return True
     seen = {window.label for part in parts for window in part.windows}
     apart = all(_disjoint(a.windows, b.windows) for a, b in itertools.combinations(parts, 2))
-    return apart and not any(tells_apart(leg, symmetry, axis) for leg, symmetry in legs for axis in seen)
+    return apart and not any(one.tells_apart(axis) for one in wanted for axis in seen)
 
 
 def _disjoint(first: Sequence[Window], second: Sequence[Window]) -> bool:
+    """Whether two parts of a parameter have no entry in common: along one axis that is enough."""
     return any(a.label == b.label and not {*a.entries()} & {*b.entries()} for a in first for b in second)
 
 
 def _joint(shape: tuple[int, ...], parts: Sequence[GradientForm]) -> GradientForm:
+    """How all of a parameter is held: the factors of all parts if they own the same axes, or else the gradient."""
     uses = tuple(place for part in parts for place in part.uses)
     if len({part.factors for part in parts}) > 1 or any(part.rows is not None or part.is_dense for part in parts):
         return dense_form(shape, uses)

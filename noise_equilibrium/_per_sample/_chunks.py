@@ -9,7 +9,8 @@ from jaxtyping import Array, Int, PyTree
 
 from .._double import add
 
-# Temporary memory for what is not an activation: per-sample gradients and large intermediates of the Grams.
+# Temporary memory for what is not an activation: per-sample gradients and large intermediates of the Grams. 64 MiB are
+# more than a cache, so that a smaller chunk is no faster, and less than anyone would miss.
 CHUNK_BYTES = 2**26
 
 Sums = TypeVar("Sums", bound=PyTree)
@@ -90,6 +91,9 @@ def _chunk(data: PyTree, step: Int[Array, ""], chunk: int, steps: int) -> PyTree
 
 
 def _steps(count: int, most: int) -> int:
-    """The number of chunks: one that leaves no rest, if there is such a number close to the least."""
+    """The number of chunks: one that leaves no rest, if there is such a number close to the least.
+
+    A rest is a second program, compiled and run for a few samples; up to twice the number of chunks cost less.
+    """
     least = -(-count // most)
     return next((steps for steps in range(least, min(2 * least, count) + 1) if count % steps == 0), least)

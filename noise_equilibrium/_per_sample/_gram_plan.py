@@ -4,19 +4,18 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._double import in_double
 from .._parameters import split
 from .._problem import Problem
+from ._activation_bytes import ESCAPED, FIXED, SAMPLE, bytes_per_sample
 from ._chunks import samples_in, sum_over_samples
-from ._gradients import gram
-from ._memory import ESCAPED, FIXED, SAMPLE, bytes_per_sample
-from ._parts import LeafForm, Wanted, form_for, leaf_form
-from ._program import TappedLoss, tap
+from ._outer_products import LegGram, gram
+from ._parameter_gradient import LeafForm, form_for, leaf_form
 from ._silence import Silence
+from ._tapped_loss import TappedLoss, tap
 
 
 class Plan(NamedTuple):
@@ -25,7 +24,7 @@ class Plan(NamedTuple):
     Attributes:
         tapped: the loss with taps.
         forms: for each parameter that is wanted and used, how its gradient is held.
-        wanted: the legs, each with the symmetry whose algebra says what of a Gram is needed.
+        wanted: the Grams.
         dtype: of the arithmetic after the backward pass.
         total: N.
         most: the largest number of samples in a chunk.
@@ -34,7 +33,7 @@ class Plan(NamedTuple):
 
     tapped: TappedLoss
     forms: dict[int, LeafForm]
-    wanted: Wanted
+    wanted: Sequence[LegGram]
     dtype: jnp.dtype
     total: int
     most: int
@@ -43,17 +42,18 @@ class Plan(NamedTuple):
     @property
     def silence(self) -> Silence:
         """What the loss does not depend on, of what the legs want."""
-        return Silence(
-            self.tapped.varies, tuple(sorted({leg.name for leg, _ in self.wanted if leg.index not in self.forms}))
-        )
+        ignored = {leg.name for leg, _ in self.wanted if leg.index not in self.forms}
+        return Silence(self.tapped.varies, tuple(sorted(ignored)))
 
-    def factors(self, arrays: Sequence[Array], samples: PyTree) -> dict[int, list[list[Array]]]:
-        """The factors of the gradients of n samples, for each parameter."""
-        pairs, slots = jax.vmap(lambda sample: self.tapped.derivatives(arrays, sample))(samples)
-        return {leaf: form.hold(self.tapped.uses, pairs, slots, self.dtype) for leaf, form in self.forms.items()}
+    def factors(
+        self, arrays: Sequence[Array], samples: PyTree, others: Sequence[int] = ()
+    ) -> tuple[dict[int, list[list[Array]]], dict[int, Array]]:
+        """The factors of the gradients of n samples, for each parameter; and of others the sum of the gradients."""
+        pairs, slots, sums = self.tapped.derivatives(arrays, samples, others)
+        return {leaf: form.hold(self.tapped.uses, pairs, slots, self.dtype) for leaf, form in self.forms.items()}, sums
 
 
-def plan(problem: Problem, params: PyTree, wanted: Wanted, dtype: jnp.dtype) -> Plan:
+def plan(problem: Problem, params: PyTree, wanted: Sequence[LegGram], dtype: jnp.dtype) -> Plan:
     """Read the loss and decide how each parameter's gradient is held, and how many samples at once."""
     arrays, _ = split(params)
     leaves = sorted({leg.index for leg, _ in wanted})
@@ -67,68 +67,74 @@ def plan(problem: Problem, params: PyTree, wanted: Wanted, dtype: jnp.dtype) -> 
 
 
 def gradient_grams(
-    problem: Problem, params: PyTree, wanted: Wanted, dtype: jnp.dtype, double: bool = False
+    problem: Problem,
+    params: PyTree,
+    wanted: Sequence[LegGram],
+    dtype: jnp.dtype,
+    double: bool = False,
+    all_sums: bool = False,
 ) -> tuple[list[Any], list[Array], Silence]:
-    """E[gram(g)] for each wanted leg; for each parameter ḡ, zero where no leg wants it; what the loss does not know.
+    """E[gram(g)] for each wanted leg; for each parameter Σ g; and what the loss does not depend on.
 
     Args:
         problem: a finite problem.
         params: the parameters, any pytree.
-        wanted: legs, each with the symmetry whose algebra says what of a Gram is needed.
+        wanted: the Grams.
         dtype: of the results, and of the arithmetic after the backward pass.
         double: whether Grams of matrix symmetries are summed and returned in double precision.
+        all_sums: whether Σ g is wanted of every parameter; if not, it is zero where no leg is.
 
     Returns:
-        Grams of the internal shape, with the block axis in front; mean gradients shaped like the parameters; and what
-        the loss does not depend on.
+        Grams with the block axis in front; sums of gradients shaped like the parameters, for the caller to divide where
+        it costs least; and what the loss does not depend on.
     """
     arrays, _ = split(params)
     made = plan(problem, params, wanted, dtype)
     count = made.total
+    used = {place: one for place, one in enumerate(wanted) if one.leg.index in made.forms}
+    others = [leaf for leaf in range(len(arrays)) if leaf not in made.forms] if all_sums else []
 
-    def of_leg(place: int, factors: Any) -> Any:
-        leg, symmetry = wanted[place]
-
+    def of_leg(one: LegGram, factors: Any) -> Any:
         def gram(factors: Any) -> Array:
-            return made.forms[leg.index].gram(leg, symmetry, factors) / count
+            return made.forms[one.leg.index].gram(one, factors) / count
 
-        return in_double(gram, factors, keep=True) if double and symmetry.of_matrices else gram(factors)
+        return in_double(gram, factors, keep=True) if double and one.rank == 2 else gram(factors)
 
     def sums(samples: PyTree) -> tuple[dict[int, Any], dict[int, Array]]:
-        factors = made.factors(arrays, samples)
-        used = [place for place, (leg, _) in enumerate(wanted) if leg.index in made.forms]
-        grams = {place: of_leg(place, factors[wanted[place][0].index]) for place in used}
-        return grams, {leaf: form.total(factors[leaf]) for leaf, form in made.forms.items()}
+        factors, totals = made.factors(arrays, samples, others)
+        grams = {place: of_leg(one, factors[one.leg.index]) for place, one in used.items()}
+        return grams, totals | {leaf: form.total(factors[leaf]) for leaf, form in made.forms.items()}
 
-    grams, gradients = sum_over_samples(sums, problem.data, count, made.most)
-    seconds = [
-        grams[place] if place in grams else jnp.zeros(symmetry.algebra.shape(leg.blocks, leg.size), dtype)
-        for place, (leg, symmetry) in enumerate(wanted)
+    grams, totals = sum_over_samples(sums, problem.data, count, made.most)
+    seconds = [grams[place] if place in grams else jnp.zeros(one.shape, dtype) for place, one in enumerate(wanted)]
+    gradients = [
+        totals[leaf].astype(dtype) if leaf in totals else jnp.zeros(array.shape, dtype)
+        for leaf, array in enumerate(arrays)
     ]
-    means = [gradients[i] / count if i in gradients else jnp.zeros(a.shape, dtype) for i, a in enumerate(arrays)]
-    return seconds, means, made.silence
+    return seconds, gradients, made.silence
 
 
 def _bytes(
     tapped: TappedLoss,
     forms: dict[int, LeafForm],
-    wanted: Wanted,
+    wanted: Sequence[LegGram],
     arrays: Sequence[Array],
     count: int,
     dtype: jnp.dtype,
 ) -> tuple[int, int]:
     """Bytes per sample of the activations, and of what else one pass holds."""
-    inputs = range(len(tapped.jaxpr.jaxpr.invars))
+    inputs = range(len(tapped.reading.program.jaxpr.invars))
     depends = [SAMPLE if i >= len(arrays) else ESCAPED if i in tapped.escaped else FIXED for i in inputs]
-    activations, escaped, _ = bytes_per_sample(tapped.jaxpr.jaxpr, depends)
-    if tapped.escaped:  # one parameter per sample, and so all that is made of it, forward and backward
+    activations, escaped, _ = bytes_per_sample(tapped.reading.program.jaxpr, depends)
+    if tapped.escaped:  # one parameter per sample, and so all that is made of it
         escaped += sum(arrays[leaf].nbytes for leaf in tapped.escaped)
     numbers = sum(_beyond_activations(tapped, form) for form in forms.values())
     intermediates = [
-        max(gram(form_for(part, leg, symmetry), leg, symmetry, count).largest() for part in forms[leg.index].forms)
-        for leg, symmetry in wanted
-        if leg.index in forms
+        max(gram(form_for(part, one), one, count).largest() for part in forms[one.leg.index].forms)
+        for one in wanted
+        if one.leg.index in forms
     ]
+    # Twice what escapes, forward and backward; of the Grams the largest intermediate alone, since they come in turn.
     return activations, 2 * escaped + (numbers + max(intermediates, default=0) // count) * dtype.itemsize
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from jax.extend import core
 
-from .._programs import CALLS, CUSTOM_DERIVATIVES, REMATS, SCANS, program_inside, programs_inside
+from .._jaxpr import CALLS, CUSTOM_DERIVATIVES, REMATS, SCANS, program_inside, programs_inside
 
 # What a value depends on; the larger wins.
 FIXED, ESCAPED, SAMPLE = 0, 1, 2
@@ -67,5 +67,6 @@ def _turns(eqn: core.JaxprEqn) -> int:
 
 
 def _nbytes(var: Any) -> int:
+    """Bytes of one value."""
     shape, dtype = getattr(var.aval, "shape", ()), getattr(var.aval, "dtype", None)
     return math.prod(shape) * getattr(dtype, "itemsize", 8)  # keys have no itemsize
