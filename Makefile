@@ -5,10 +5,14 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 WORKERS ?= 2
 
+# Tests that reach every room and take a minute together.
+SHAPES := $(addprefix tests/test_,validate.py models.py exact.py exponential_symmetry.py symmetry.py noise_trace.py \
+	population.py noise_redrawn.py)
+
 RUN := "$(VENV)/bin/python" -m
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all doctest docs report wheel lint format types clean
+.PHONY: help venv demo test test-all shapes doctest docs report wheel lint format types clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)$$/  make \1	\2/p' Makefile | expand -t 18
@@ -31,6 +35,9 @@ test: venv ## run the tests, without the slow ones
 
 test-all: venv ## run all tests, slow ones included
 	$(RUN) pytest -n $(WORKERS)
+
+shapes: venv ## run some tests again with every shape in the annotations checked
+	$(RUN) pytest -n $(WORKERS) -m "not slow" --jaxtyping-packages=noise_equilibrium,shapes.checked $(SHAPES)
 
 doctest: venv ## run the examples in the docstrings
 	JAX_ENABLE_X64=1 JAX_PLATFORMS="$${JAX_PLATFORMS:-cpu}" $(RUN) pytest --doctest-modules noise_equilibrium

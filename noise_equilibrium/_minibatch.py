@@ -1,11 +1,11 @@
 """A minibatch: how its samples are chosen, and how much of the noise of one sample its mean gradient keeps."""
 
-import operator
 from typing import Any, Literal
 
 import equinox as eqx
-import jax.core
 import numpy as np
+
+from ._validate import integer
 
 Replacement = bool | Literal["epoch"]
 EPOCH = "epoch"
@@ -30,8 +30,8 @@ class Minibatches(eqx.Module):
     replacement: Replacement = eqx.field(static=True)
 
     def __init__(self, size: Any, replacement: Any):
-        self.size = as_batch_size(size)
-        self.replacement = _as_replacement(replacement)
+        self.size = integer(size, "batch_size", 1)
+        self.replacement = as_replacement(replacement)
 
     def require_fit(self, count: int) -> None:
         """Raise a ValueError if N = `count` samples do not suffice for a batch."""
@@ -56,27 +56,12 @@ class Minibatches(eqx.Module):
         return (count - self.size) / (self.size * max(count - 1, 1))  # one sample has no noise
 
 
-def as_batch_size(value: Any) -> int:
-    """A batch size S ≥ 1, which sets shapes and so must be known.
+def as_replacement(value: Any) -> Replacement:
+    """A mode of sampling.
 
     Raises:
-        ValueError: for anything but an integer of at least 1.
+        ValueError: for anything but True, False or "epoch".
     """
-    if isinstance(value, jax.core.Tracer):
-        raise ValueError(
-            f"batch_size is traced ({value}); expected a known integer, because it sets the shape of a batch. "
-            "Leave it out of jit and vmap, and make one call for each batch size."
-        )
-    try:
-        size = 0 if isinstance(value, bool | np.bool_) else operator.index(value)
-    except TypeError:
-        size = 0
-    if size < 1:
-        raise ValueError(f"batch_size is {value!r}; expected an integer of at least 1.")
-    return size
-
-
-def _as_replacement(value: Any) -> Replacement:
     if isinstance(value, bool | np.bool_):
         return bool(value)
     if isinstance(value, str) and value == EPOCH:

@@ -18,6 +18,7 @@ from ._keys import as_key
 from ._numbers import Traced, as_number, cast, jit, require, require_scalar
 from ._parameters import is_array, split
 from ._population import AbstractPopulation, Stream
+from ._validate import integer
 
 
 class Problem(Traced):
@@ -101,8 +102,7 @@ class Problem(Traced):
                 f"the data of this problem are finite already ({self.num_samples} samples); sampled(key, n) is for a "
                 "Stream or Redrawn data. Index the data to take a part of them."
             )
-        if not hasattr(n, "__index__") or n < 1:
-            raise ValueError(f"n is {n}; expected an integer of at least 1.")
+        n = integer(n, "n", 1)
         return Problem(self.loss, self.data.draw_set(as_key(key, "sampled"), n), self.weight_decay)
 
     def sample_loss(self, params: PyTree, sample: PyTree) -> Float[Array, ""]:

@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from problems import relu_loss
 
 import noise_equilibrium as ne
 
@@ -48,7 +49,7 @@ def leaf(name: str) -> Callable[[Any], Any]:
     return lambda params: params[name]
 
 
-U, W = ne.Leg(leaf("u"), 1, +1), ne.Leg(leaf("w"), 0, -1)
+U, V, W = ne.Leg(leaf("u"), 1, +1), ne.Leg(leaf("v"), 1, +1), ne.Leg(leaf("w"), 0, -1)
 
 
 def two_layer(d_y: int = 2, d: int = 3, d_x: int = 4) -> dict[str, np.ndarray]:
@@ -208,18 +209,11 @@ def module_loss(model, z):
     return squared(model(z[0]), z[1])
 
 
-def bias_loss(p, z):
-    return squared(p["u"] @ jax.nn.relu(p["w"] @ z[0] + p["b"]), z[1])
-
-
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
-def all_cases() -> list[Case]:
-    square = {"u": normal(1, 2, 3), "v": normal(6, 3, 3), "w": normal(2, 3, 4)}
-    heads = {"w": normal(2, 2, 3, 4), "u": normal(1, 2, 2, 3)}  # H, k, d and d_y, H, k
-    flat_heads = {"w": normal(2, 6, 4), "u": normal(1, 2, 6)}
-    v = ne.Leg(leaf("v"), 1, +1)
+def spellings() -> list[Case]:
+    """Products of a parameter and an activation, in every spelling."""
     return [
         spelled("@", lambda a, x: a @ x),
         spelled("@-column", lambda a, x: (a @ x[:, None])[:, 0]),
@@ -234,14 +228,6 @@ def all_cases() -> list[Case]:
             params={"u": normal(1, 3, 2), "w": normal(2, 4, 3)},
             legs=(ne.Leg(leaf("u"), 0, +1), ne.Leg(leaf("w"), -1, -1)),
         ),
-        spelled("jit", jax.jit(lambda a, x: a @ x)),
-        spelled("jit-transpose", lambda a, x: jax.jit(lambda a: a.T)(a).T @ x),
-        spelled("remat", jax.checkpoint(lambda a, x: a @ x)),
-        Case("remat-net", jax.checkpoint(net(matmul, matmul)), **standard()),
-        Case("jit-remat-jit", jax.jit(jax.checkpoint(jax.jit(net(matmul, matmul)))), **standard()),
-        Case("vmap-tokens", token_loss(jax.vmap(lambda x, a: a @ x, (0, None))), **tokens_standard()),
-        Case("x@w.T-tokens", token_loss(lambda x, a: x @ a.T), **tokens_standard()),
-        Case("map-tokens", over_tokens, **tokens_standard()),
         on_w("used-twice", lambda w, x: w @ x + w @ x**2, uses=3),
         on_w("used-twice-transposed", lambda w, x: w @ x + (x**2) @ w.T, uses=3),
         Case("tied", lambda p, z: squared(p["w"].T @ jnp.tanh(p["w"] @ z[0]), z[0]), two_layer(), samples(4), (W,), 2),
@@ -250,7 +236,7 @@ def all_cases() -> list[Case]:
             lambda p, z: squared(p["v"] @ (p["v"].T @ z[0]), z[1]),
             {"v": normal(6, 3, 3)},
             samples(3, y=(3,)),
-            (v,),
+            (V,),
             2,
         ),
         Case(
@@ -258,21 +244,27 @@ def all_cases() -> list[Case]:
             lambda p, z: squared(p["v"] @ z[0] + jax.vmap(jnp.dot)(p["v"], z[1]), z[0]),
             {"v": normal(6, 3, 3)},
             (normal(3, N, 3), normal(4, N, 3, 3)),
-            (v,),
+            (V,),
             2,
         ),
-        Case(
-            "regulariser",
-            lambda p, z: net(matmul, matmul)(p, z) + 0.3 * jnp.sum(z[0] ** 2) * jnp.linalg.norm(p["w"]),
-            two_layer(),
-            samples(4),
-            (U, W),
-            1,
-            ("['w']",),
-        ),
-        Case("scan", recurrent, square, samples(TOKENS, 4, y=(TOKENS, 2)), (v, W, U), 3),
-        Case("scan-in-remat-in-scan", nested, square, samples(2, TOKENS, 4), (v, W, U), 3),
-        Case("fori", fori, square, samples(3), (v,), 1),
+    ]
+
+
+def programs() -> list[Case]:
+    """Programs around the products: jit, remat, vmap, loops, branches, derivatives."""
+    square = {"u": normal(1, 2, 3), "v": normal(6, 3, 3), "w": normal(2, 3, 4)}
+    return [
+        spelled("jit", jax.jit(lambda a, x: a @ x)),
+        spelled("jit-transpose", lambda a, x: jax.jit(lambda a: a.T)(a).T @ x),
+        spelled("remat", jax.checkpoint(lambda a, x: a @ x)),
+        Case("remat-net", jax.checkpoint(net(matmul, matmul)), **standard()),
+        Case("jit-remat-jit", jax.jit(jax.checkpoint(jax.jit(net(matmul, matmul)))), **standard()),
+        Case("vmap-tokens", token_loss(jax.vmap(lambda x, a: a @ x, (0, None))), **tokens_standard()),
+        Case("x@w.T-tokens", token_loss(lambda x, a: x @ a.T), **tokens_standard()),
+        Case("map-tokens", over_tokens, **tokens_standard()),
+        Case("scan", recurrent, square, samples(TOKENS, 4, y=(TOKENS, 2)), (V, W, U), 3),
+        Case("scan-in-remat-in-scan", nested, square, samples(2, TOKENS, 4), (V, W, U), 3),
+        Case("fori", fori, square, samples(3), (V,), 1),
         Case("scan-carry", carried, two_layer(), samples(TOKENS, 4), (U, W), 0, ("['u']", "['w']")),
         Case(
             "scan-over-layers",
@@ -288,6 +280,21 @@ def all_cases() -> list[Case]:
             **(standard() | {"uses": 4}),
         ),
         Case("cond", condition, two_layer(), samples(4), (U, W), 1, ("['w']",)),
+    ]
+
+
+def changed_weights() -> list[Case]:
+    """Parameters that are more than factors of products, and must escape."""
+    return [
+        Case(
+            "regulariser",
+            lambda p, z: net(matmul, matmul)(p, z) + 0.3 * jnp.sum(z[0] ** 2) * jnp.linalg.norm(p["w"]),
+            two_layer(),
+            samples(4),
+            (U, W),
+            1,
+            ("['w']",),
+        ),
         seen("custom_jvp-on-leaf", doubled),
         seen("custom_vjp-on-leaf", tripled),
         on_w("custom_vjp-on-activation", lambda w, x: clipped(w @ x), uses=2),
@@ -309,6 +316,12 @@ def all_cases() -> list[Case]:
             (U,),
             1,
         ),
+    ]
+
+
+def sizes() -> list[Case]:
+    """Axes of length 1, parameters of rank 0 and 1, and one that the loss ignores."""
+    return [
         spelled("d_y=1", matmul, params=two_layer(1, 3, 4), data=samples(4, y=(1,))),
         spelled("d=1", matmul, params=two_layer(2, 1, 4)),
         spelled("d_x=1", matmul, params=two_layer(2, 3, 1), data=samples(1)),
@@ -337,6 +350,12 @@ def all_cases() -> list[Case]:
         spelled(
             "ignored-leaf", matmul, params=two_layer() | {"i": normal(6, 2, 3)}, legs=(U, W, ne.Leg(leaf("i"), 1, +1))
         ),
+    ]
+
+
+def modules() -> list[Case]:
+    """Networks of Equinox."""
+    return [
         Case(
             "eqx-linear",
             module_loss,
@@ -369,6 +388,14 @@ def all_cases() -> list[Case]:
             ),
             2,
         ),
+    ]
+
+
+def heads() -> list[Case]:
+    """Attention heads in one axis, split off, stacked, and as a batch axis."""
+    heads = {"w": normal(2, 2, 3, 4), "u": normal(1, 2, 2, 3)}  # H, k, d and d_y, H, k
+    flat_heads = {"w": normal(2, 6, 4), "u": normal(1, 2, 6)}
+    return [
         Case(
             "heads-in-one-axis",
             attention_scores,
@@ -407,9 +434,15 @@ def all_cases() -> list[Case]:
             (ne.Leg(leaf("u"), 1, +1), ne.Leg(leaf("w"), 0, -1)),
             2,
         ),
+    ]
+
+
+def other_symmetries() -> list[Case]:
+    """Symmetries with more legs, or other powers, than one +1 and one −1."""
+    return [
         Case(
             "neuron-with-bias",
-            bias_loss,
+            relu_loss,
             two_layer() | {"b": normal(6, 3)},
             samples(4),
             (ne.Leg(leaf("w"), 0, +1), ne.Leg(leaf("b"), 0, +1), ne.Leg(leaf("u"), 1, -1)),
@@ -418,7 +451,7 @@ def all_cases() -> list[Case]:
         ),
         Case(
             "scaling-of-everything",
-            bias_loss,
+            relu_loss,
             two_layer() | {"b": normal(6, 3)},
             samples(4),
             (ne.Leg(lambda p: p),),
@@ -440,4 +473,5 @@ def all_cases() -> list[Case]:
 
 
 with jax.enable_x64(True):  # modules are built in the precision of the moment, and no fixture runs yet
-    CASES = all_cases()
+    TABLES = (spellings(), programs(), changed_weights(), sizes(), modules(), heads(), other_symmetries())
+    CASES = [case for table in TABLES for case in table]

@@ -15,6 +15,7 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
+import chex
 import jax
 import pytest
 from hypothesis import settings
@@ -36,6 +37,12 @@ def precision(request: pytest.FixtureRequest) -> Iterator[None]:
     """Single precision for the tests that are marked `float32`, double precision for all others."""
     with jax.enable_x64(request.node.get_closest_marker("float32") is None):
         yield
+
+
+@pytest.fixture(autouse=True)
+def traces() -> None:
+    """`chex.assert_max_traces` counts from zero in every test: it tells functions apart by their source alone."""
+    chex.clear_trace_counter()
 
 
 # A compiled program holds memory maps, that of an equilibrium some 500, and Linux gives a process 65,530 of them; the

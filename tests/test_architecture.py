@@ -59,7 +59,7 @@ FIELDS = {
 
 # From the ground up: a room imports rooms of a lower floor only.
 FLOORS = [
-    {"_meshes"},
+    {"_meshes", "_validate"},
     {"_budget", "_jaxpr", "_numbers", "_keys", "_parameters", "_double", "_linalg", "_minibatch"},
     {"_inputs", "_random"},
     {"_population"},

@@ -1,31 +1,34 @@
 """Noise equilibria: closed forms, every singular case, invariance along the orbit, and what stops the search."""
 
+import functools
 import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import problems
 import pytest
+from problems import (
+    BLOCKS,
+    DIAGONAL,
+    DOWN,
+    NEURONS,
+    SCALAR,
+    SYMMETRIES,
+    UP,
+    relu_loss,
+    scale_free_loss,
+    scale_free_problem,
+    status,
+)
 
 import noise_equilibrium as ne
 from noise_equilibrium._equilibrium import _psd
 from noise_equilibrium.models import two_layer_linear as linear
 
-UP, DOWN = linear.symmetry.legs[0].where, linear.symmetry.legs[1].where
-SCALAR = ne.rescaling(UP, DOWN)
-DIAGONAL = ne.neuron_rescaling((UP, 1), (DOWN, 0))
 NOISE_SCALE = 0.05
 WHOLE = ne.scaling()
-
-
-def status(equilibrium):
-    return ne.Status(int(equilibrium.status))
-
-
-def linear_problem(d_out, d, d_in, samples=24, decay=0.0, seed=0):
-    keys = jax.random.split(jax.random.key(seed), 3)
-    data = jax.random.normal(keys[0], (samples, d_in)), jax.random.normal(keys[1], (samples, d_out))
-    return ne.Problem(linear.loss, data, decay), linear.init(keys[2], d_in, d, d_out)
+linear_problem = functools.partial(problems.linear_problem, samples=24)
 
 
 def with_decay(problem, decay):
@@ -200,17 +203,6 @@ def test_powers_of_one_size_other_than_one_are_balanced_too():
     assert_same_point(found.params, plain.params, rtol=1e-13)
 
 
-def scale_free_loss(theta, sample):
-    x, y = sample
-    return (jnp.dot(theta, x) / jnp.sqrt(jnp.sum(theta**2)) - y) ** 2
-
-
-def scale_free_problem(decay):
-    keys = jax.random.split(jax.random.key(3), 3)
-    data = jax.random.normal(keys[0], (7, 3)), jax.random.normal(keys[1], (7,))
-    return ne.Problem(scale_free_loss, data, decay), jax.random.normal(keys[2], (3,))
-
-
 def test_scaling_with_decay_is_at_its_closed_form():
     """‖θ*‖⁴ = σ²‖θ‖²Tr Σ/(2γ)."""
     problem, start = scale_free_problem(decay=0.2)
@@ -240,7 +232,7 @@ def test_scaling_with_decay_alone_shrinks_to_nothing():
     assert bool(jnp.all(found.params == 0))
 
 
-@pytest.mark.parametrize("symmetry", [SCALAR, DIAGONAL, linear.symmetry], ids=["scalar", "diagonal", "symmetric"])
+@pytest.mark.parametrize("symmetry", SYMMETRIES.values(), ids=SYMMETRIES)
 def test_decay_without_noise_balances_the_weights(symmetry):
     """With one sample there is no noise, and weight decay alone drives the charge to 0."""
     problem, start = linear_problem(3, 2, 3, samples=1, decay=0.1)
@@ -251,7 +243,7 @@ def test_decay_without_noise_balances_the_weights(symmetry):
     assert_same_loss(start, found.params)
 
 
-@pytest.mark.parametrize("symmetry", [SCALAR, DIAGONAL, linear.symmetry], ids=["scalar", "diagonal", "symmetric"])
+@pytest.mark.parametrize("symmetry", SYMMETRIES.values(), ids=SYMMETRIES)
 def test_without_noise_and_decay_nothing_moves(symmetry):
     problem, start = linear_problem(3, 2, 3, samples=1)
     found = ne.find_equilibrium(problem, start, symmetry, NOISE_SCALE)
@@ -260,15 +252,6 @@ def test_without_noise_and_decay_nothing_moves(symmetry):
     assert bool(jnp.all(found.element == 0))
     for one, other in zip(found.params, start, strict=True):
         assert bool(jnp.all(one == other))
-
-
-def relu_loss(params, sample):
-    x, y = sample
-    hidden = jax.nn.relu(params["w"] @ x + params["b"])
-    return jnp.sum((params["u"] @ hidden - y) ** 2)
-
-
-RELU = ne.neuron_rescaling([(lambda p: p["w"], 0), (lambda p: p["b"], 0)], (lambda p: p["u"], 1))
 
 
 def relu_problem(decay):
@@ -285,8 +268,8 @@ def relu_problem(decay):
 
 def test_relu_neurons_are_balanced_and_a_dead_one_rests():
     problem, start = relu_problem(decay=0.0)
-    found = ne.find_equilibrium(problem, start, RELU, NOISE_SCALE)
-    moments = ne.noise_moments(problem, found.params, RELU)
+    found = ne.find_equilibrium(problem, start, NEURONS, NOISE_SCALE)
+    moments = ne.noise_moments(problem, found.params, NEURONS)
     assert status(found) == ne.Status.CONVERGED
     assert found.residual <= 1e-12
     np.testing.assert_allclose(moments.noise_plus, moments.noise_minus, rtol=1e-12)
@@ -299,9 +282,9 @@ def test_relu_neurons_are_balanced_and_a_dead_one_rests():
 
 def test_decay_balances_a_dead_neuron():
     problem, start = relu_problem(decay=0.1)
-    found = ne.find_equilibrium(problem, start, RELU, NOISE_SCALE)
+    found = ne.find_equilibrium(problem, start, NEURONS, NOISE_SCALE)
     assert status(found) == ne.Status.CONVERGED
-    np.testing.assert_allclose(RELU.charge(found.params)[2], 0, atol=1e-11)
+    np.testing.assert_allclose(NEURONS.charge(found.params)[2], 0, atol=1e-11)
     np.testing.assert_allclose(problem.risk(found.params) - problem.risk(start), 0.1 * decay_gain(found.params, start))
 
 
@@ -313,7 +296,7 @@ def test_a_neuron_without_output_weights_loses_its_input_weights_under_decay():
     """u_j = 0: no noise on w_j, nothing raises the charge, and w_j → 0 keeps the loss."""
     problem, start = relu_problem(decay=0.1)
     start["u"] = start["u"].at[:, 2].set(0)
-    found = ne.find_equilibrium(problem, start, RELU, NOISE_SCALE)
+    found = ne.find_equilibrium(problem, start, NEURONS, NOISE_SCALE)
     assert status(found) == ne.Status.LIMIT
     assert found.element[2] == -jnp.inf
     assert found.to_zero.tolist() == [0, 0, 1, 0]
@@ -324,7 +307,7 @@ def test_a_neuron_without_output_weights_loses_its_input_weights_under_decay():
 def test_blocks_are_balanced_each_on_its_own():
     """d = 4 hidden units in two blocks of 2: the equilibrium of each block is that of the other one kept fixed."""
     problem, start = linear_problem(5, 4, 5, decay=0.05)
-    found = ne.find_equilibrium(problem, start, ne.double_rotation(UP, DOWN, blocks=2), NOISE_SCALE)
+    found = ne.find_equilibrium(problem, start, BLOCKS, NOISE_SCALE)
     assert found.element.shape == found.to_zero.shape == (2, 2, 2)
     assert status(found) == ne.Status.CONVERGED
     assert found.residual <= 1e-10
@@ -453,13 +436,12 @@ def test_the_discrete_law_tends_to_the_continuous_one():
 
 def test_bad_numbers_are_a_status_and_harm_no_neighbour():
     problem, start = linear_problem(3, 2, 3)
-    symmetries = {"scalar": SCALAR, "diagonal": DIAGONAL, "symmetric": linear.symmetry}
     bad = linear.Params(start.up.at[0, 0].set(jnp.nan), start.down)
     infinite = linear.Params(start.up, start.down.at[1, 1].set(jnp.inf))
     other = linear.Params(start.up[:, ::-1], 2 * start.down)
     batch = jax.tree.map(lambda *arrays: jnp.stack(arrays), start, bad, infinite, other)
     clean = jax.tree.map(lambda *arrays: jnp.stack(arrays), start, start, start, other)
-    for symmetry in symmetries.values():
+    for symmetry in SYMMETRIES.values():
         find = jax.vmap(lambda params: ne.find_equilibrium(problem, params, symmetry, NOISE_SCALE))  # noqa: B023
         found, reference = find(batch), find(clean)
         assert found.status.tolist() == [0, ne.Status.NON_FINITE_INPUT, ne.Status.NON_FINITE_INPUT, 0]
@@ -482,7 +464,7 @@ def asymmetric_loss(params, sample):
     return linear.loss(params, sample) + jnp.sum(params.up[0] * sample[1][0]) ** 2
 
 
-@pytest.mark.parametrize("symmetry", [SCALAR, DIAGONAL, linear.symmetry], ids=["scalar", "diagonal", "symmetric"])
+@pytest.mark.parametrize("symmetry", SYMMETRIES.values(), ids=SYMMETRIES)
 def test_a_loss_without_the_symmetry_does_not_converge(symmetry):
     problem, start = linear_problem(3, 2, 3)
     found = ne.find_equilibrium(ne.Problem(asymmetric_loss, problem.data), start, symmetry, NOISE_SCALE)

@@ -13,16 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from problems import SYMMETRIES
 
 import noise_equilibrium as ne
 from noise_equilibrium.models import two_layer_linear as linear
 
-UP, DOWN = linear.symmetry.legs[0].where, linear.symmetry.legs[1].where
-SYMMETRIES = {
-    "scalar": ne.rescaling(UP, DOWN),
-    "diagonal": ne.neuron_rescaling((UP, 1), (DOWN, 0)),
-    "symmetric": linear.symmetry,
-}
 D, SAMPLES = 5, 100
 DECAY, NOISE_SCALE = 0.1, 0.05
 STEP = 1e-3  # fourth-order differences: truncation ~ h⁴ = 1e-12, rounding ~ 1e-13/h = 1e-10

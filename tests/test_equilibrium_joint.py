@@ -6,14 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from problems import status
 
 import noise_equilibrium as ne
 
 NOISE_SCALE = 0.05
-
-
-def status(equilibrium):
-    return ne.Status(int(equilibrium.status))
 
 
 def normal(seed, *shape):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from problems import status
 
 import noise_equilibrium as ne
 from noise_equilibrium._equilibrium._root import Spectrum, flow_root
@@ -18,10 +19,6 @@ GENERATOR = BASIS @ np.diag(POWERS) @ BASIS.T
 SYMMETRY = ne.exponential_symmetry(GENERATOR)
 # Logarithms of the coordinates move along POWERS: what these rows see of them is invariant.
 INVARIANT = np.linalg.svd(POWERS[None])[2][1:]
-
-
-def status(equilibrium):
-    return ne.Status(int(equilibrium.status))
 
 
 def invariant_loss(theta, sample):

@@ -1,33 +1,28 @@
 """Rates of charges: against the dense Σ, against every minibatch of a tiny data set, and against scipy's pencils."""
 
+import functools
 import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import problems
 import pytest
 import scipy.linalg
+from problems import BLOCKS, DOWN, UP
 
 import noise_equilibrium as ne
 from noise_equilibrium.models import two_layer_linear as linear
 
-UP, DOWN = linear.symmetry.legs[0].where, linear.symmetry.legs[1].where
 SYMMETRIES = {
     "scaling": ne.scaling(),
-    "scalar": ne.rescaling(UP, DOWN),
-    "diagonal": ne.neuron_rescaling((UP, 1), (DOWN, 0)),
-    "symmetric": linear.symmetry,
-    "blocks": ne.double_rotation(UP, DOWN, blocks=2),
+    **problems.SYMMETRIES,
+    "blocks": BLOCKS,
     "powers": ne.Symmetry([ne.Leg(UP, power=2), ne.Leg(DOWN, power=-1)], "scalar"),
 }
 OF_THE_LOSS = ["scalar", "diagonal", "symmetric", "blocks"]
 NOISE_SCALE, DECAY = 0.07, 0.03
-
-
-def linear_problem(samples=6, d=4, d_in=2, d_out=2, decay=DECAY, seed=0):
-    keys = jax.random.split(jax.random.key(seed), 3)
-    data = jax.random.normal(keys[0], (samples, d_in)), jax.random.normal(keys[1], (samples, d_out))
-    return ne.Problem(linear.loss, data, decay), linear.init(keys[2], d_in, d, d_out)
+linear_problem = functools.partial(problems.linear_problem, d_out=2, d=4, d_in=2, samples=6, decay=DECAY)
 
 
 def basis_of(shape):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from problems import DIAGONAL, DOWN, UP
 
 import noise_equilibrium as ne
 from noise_equilibrium._budget import LARGEST, at_once, require_room
@@ -16,9 +17,7 @@ from noise_equilibrium.models import two_layer_linear as linear
 
 pytestmark = pytest.mark.float32
 
-UP, DOWN = linear.symmetry.legs[0].where, linear.symmetry.legs[1].where
 ROTATION = linear.symmetry
-NEURONS = ne.neuron_rescaling((UP, 1), (DOWN, 0))
 BLOCKS = ne.double_rotation(UP, DOWN, blocks=4)
 FUNCTION = ne.exponential_symmetry(lambda v: v)
 
@@ -52,7 +51,7 @@ def moments_of_redrawn(params, data):
 
 
 def estimate(params, data):
-    found = ne.estimate_moments(problem_of(data), params, NEURONS, batches=8)
+    found = ne.estimate_moments(problem_of(data), params, DIAGONAL, batches=8)
     return found.value, found.standard_error
 
 
@@ -60,7 +59,7 @@ TIMES = np.linspace(0, 1, 11)
 CALLS = {
     "noise_moments": lambda p, z: ne.noise_moments(problem_of(z), p, ROTATION),
     "noise_trace": lambda p, z: ne.noise_trace(problem_of(z), p, FUNCTION),
-    "charge_rates": lambda p, z: ne.charge_rates(problem_of(z), p, NEURONS),
+    "charge_rates": lambda p, z: ne.charge_rates(problem_of(z), p, DIAGONAL),
     "sample_noise": lambda p, z: ne.sample_noise(problem_of(z), p, jax.random.key(0)),
     "partial_moments": lambda p, z: ne.partial_moments(problem_of(z), p, ROTATION).moments(),
     "estimate_moments": estimate,
@@ -72,7 +71,7 @@ CALLS = {
     "time_scales": lambda p, z: ne.time_scales(problem_of(z), p, ROTATION, 0.1),
     "orbit_flow": lambda p, z: ne.orbit_flow(problem_of(z), p, BLOCKS, 0.1, TIMES),
     "find_equilibrium": lambda p, z: ne.find_equilibrium(problem_of(z), p, ROTATION, 0.1),
-    "predict": lambda p, z: ne.predict(problem_of(z), p, NEURONS, 0.1, steps=5),
+    "predict": lambda p, z: ne.predict(problem_of(z), p, DIAGONAL, 0.1, steps=5),
     "symmetry_violation": lambda p, z: ne.symmetry_violation(problem_of(z), p, ROTATION),
     "violation-of-a-function": lambda p, z: ne.symmetry_violation(problem_of(z), p, FUNCTION),
     "simulate": lambda p, z: ne.simulate(problem_of(z), ne.SDE(0.1, 2), p, 10, key=jax.random.key(0)).params,
@@ -122,7 +121,7 @@ REFUSED = {
         r"1001 times with a charge of 4000000 numbers would take 1.6e\+10 bytes; .* Use fewer times",
     ),
     "estimate_moments": (
-        lambda p, z: ne.estimate_moments(problem_of(z), p, NEURONS, batches=64).value,
+        lambda p, z: ne.estimate_moments(problem_of(z), p, DIAGONAL, batches=64).value,
         r"64 batches, of 10000000 numbers each, would take 2.56e\+09 bytes; .* Use fewer batches",
     ),
     "time_scales": (

@@ -174,7 +174,7 @@ def test_batches_that_do_not_fit_are_refused_everywhere(ask, mode):
 
 @everywhere
 def test_a_traced_size_is_refused_everywhere(ask):
-    with pytest.raises(ValueError, match=r"batch_size is traced .* make one call for each batch size"):
+    with pytest.raises(ValueError, match=r"batch_size is traced .* make one call for each value"):
         jax.vmap(lambda size: jnp.sum(jnp.asarray(ask(size, True))))(jnp.array([1, 2]))
 
 

@@ -1,37 +1,26 @@
 """Motion along an orbit under the noise alone, and the two times of Section 4.2."""
 
+import functools
 import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import problems
 import pytest
 
 import noise_equilibrium as ne
 from noise_equilibrium.models import two_layer_linear as linear
 
-UP, DOWN = linear.symmetry.legs[0].where, linear.symmetry.legs[1].where
 NOISE_SCALE = 0.05
+linear_problem = functools.partial(problems.linear_problem, d_out=3, d=4, d_in=3, samples=40)
 TIMES = np.array([0.0, 0.3, 1.0, 4.0, 2000.0])  # NumPy keeps double precision at import
-
-
-def linear_problem(decay=0.0, d=4, samples=40):
-    keys = jax.random.split(jax.random.key(0), 3)
-    data = jax.random.normal(keys[0], (samples, 3)), jax.random.normal(keys[1], (samples, 3))
-    return ne.Problem(linear.loss, data, decay), linear.init(keys[2], 3, d, 3)
-
-
-def scale_free_loss(theta, sample):
-    x, y = sample
-    return (jnp.dot(theta, x) / jnp.linalg.norm(theta) - y) ** 2
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_scaling_is_at_its_closed_form(decay):
     """‖θ(t)‖⁴ = ‖θ*‖⁴ + (‖θ(0)‖⁴ − ‖θ*‖⁴)e^{−8γt}, and ‖θ(0)‖⁴ + 4σ²Kt without decay."""
-    keys = jax.random.split(jax.random.key(3), 3)
-    data = jax.random.normal(keys[0], (7, 3)), jax.random.normal(keys[1], (7,))
-    problem, start = ne.Problem(scale_free_loss, data, decay), jax.random.normal(keys[2], (3,))
+    problem, start = problems.scale_free_problem(decay)
     constant = jnp.sum(start**2) * jnp.trace(ne.gradient_covariance(problem, start))
     fourth = jnp.sum(start**2) ** 2
     if decay:
@@ -47,10 +36,8 @@ def test_scaling_is_at_its_closed_form(decay):
 
 
 SYMMETRIES = {
-    "scalar": ne.rescaling(UP, DOWN),
-    "diagonal": ne.neuron_rescaling((UP, 1), (DOWN, 0)),
-    "symmetric": linear.symmetry,
-    "blocks": ne.double_rotation(UP, DOWN, blocks=2),
+    **problems.SYMMETRIES,
+    "blocks": problems.BLOCKS,
 }
 
 
@@ -64,7 +51,7 @@ SYMMETRIES = {
     [pytest.param(name, marks=[pytest.mark.slow] if name in ("symmetric", "blocks") else []) for name in SYMMETRIES],
 )
 def test_the_flow_starts_at_the_noether_flow_and_ends_at_the_equilibrium(name, law):
-    problem, start = linear_problem(0.02)
+    problem, start = linear_problem(decay=0.02)
     symmetry, step = SYMMETRIES[name], 1e-4
     times = jnp.array([0.0, step, 2 * step, 3000.0])
     charge = ne.orbit_flow(problem, start, symmetry, law, times).charge

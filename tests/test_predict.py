@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from problems import NEURONS, relu_loss
 
 import noise_equilibrium as ne
 from noise_equilibrium.models import two_layer_linear as linear
@@ -75,14 +76,6 @@ def test_bad_settings_are_refused(arguments, message):
         ne.predict(problem, start(), linear.symmetry, 0.01, **arguments)
 
 
-def relu_loss(params, sample):
-    x, y = sample
-    return jnp.sum((params["u"] @ jax.nn.relu(params["w"] @ x + params["b"]) - y) ** 2)
-
-
-RELU = ne.neuron_rescaling([(lambda p: p["w"], 0), (lambda p: p["b"], 0)], (lambda p: p["u"], 1))
-
-
 def relu_problem():
     keys = jax.random.split(jax.random.key(1), 3)
     teacher = {
@@ -113,7 +106,7 @@ def test_long_runs_of_sgd_end_where_predicted(name):
     if name == "linear":
         problem, begin, symmetry, observe = isotropic_problem()[0], start(), linear.symmetry, grams
     elif name == "relu":
-        (problem, begin), symmetry, observe = relu_problem(), RELU, RELU.charge
+        (problem, begin), symmetry, observe = relu_problem(), NEURONS, NEURONS.charge
     else:  # with a larger noise the bias is not linear any more
         (problem, begin), symmetry, observe = digits_problem(), linear.symmetry, linear.symmetry.charge
         rate, batch, steps = 0.04, 32, 510_000

@@ -1,10 +1,14 @@
 """A run in segments is the same run, bit for bit; and what accumulates along it."""
 
+import functools
+
+import chex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import problems
 import pytest
 
 import noise_equilibrium as ne
@@ -12,6 +16,7 @@ from noise_equilibrium.models import two_layer_linear as linear
 
 CHARGE = linear.symmetry.charge
 KEY = jax.random.key(5)
+linear_problem = functools.partial(problems.linear_problem, 2, 3, 2, samples=9, decay=0.05)
 SCHEDULE = optax.warmup_cosine_decay_schedule(0.01, 0.1, 10, 20)
 OBSERVE = {
     "charge": CHARGE,
@@ -28,12 +33,6 @@ DYNAMICS = {
     "GradientFlow": ne.GradientFlow(0.05),
     "Optax": ne.Optax(optax.adamw(SCHEDULE), 2, "epoch"),
 }
-
-
-def linear_problem(decay=0.05):
-    keys = jax.random.split(jax.random.key(0), 3)
-    data = jax.random.normal(keys[0], (9, 2)), jax.random.normal(keys[1], (9, 2))
-    return ne.Problem(linear.loss, data, decay), linear.init(keys[2], 2, 3, 2)
 
 
 def in_segments(problem, dynamics, params, segments, every, observe=OBSERVE):
@@ -121,18 +120,15 @@ def test_another_learning_rate_takes_over_with_the_right_time():
 
 def test_a_run_is_compiled_once_for_all_segments_of_a_length():
     problem, params = linear_problem()
-    traces = []
 
+    @chex.assert_max_traces(n=2)  # once for the start of a run, once for what follows
     def loss(params, sample):
-        traces.append(None)
         return linear.loss(params, sample)
 
     problem = ne.Problem(loss, problem.data)
     part = ne.simulate(problem, ne.SGD(0.05, 2), params, 2, key=KEY)
     part = ne.resume(problem, ne.SGD(0.05, 2), part, 2)
-    count = len(traces)
     ne.resume(problem, ne.SGD(0.02, 2), part, 2)
-    assert len(traces) == count
 
 
 # --- what accumulates ------------------------------------------------------------------------------------------------

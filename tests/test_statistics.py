@@ -1,23 +1,19 @@
 """Slow statistical checks; every tolerance is a number of standard errors at a declared number of seeds."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import problems
 import pytest
+from problems import SCALAR
 
 import noise_equilibrium as ne
-from noise_equilibrium.models import two_layer_linear as linear
 
 pytestmark = pytest.mark.slow
 
-UP, DOWN = linear.symmetry.legs[0].where, linear.symmetry.legs[1].where
-SCALAR = ne.rescaling(UP, DOWN)
-
-
-def linear_problem(samples=6, d=2, decay=0.0):
-    keys = jax.random.split(jax.random.key(0), 3)
-    data = jax.random.normal(keys[0], (samples, 2)), jax.random.normal(keys[1], (samples, 2))
-    return ne.Problem(linear.loss, data, decay), linear.init(keys[2], 2, d, 2)
+linear_problem = functools.partial(problems.linear_problem, d_out=2, d=2, d_in=2, samples=6)
 
 
 @pytest.mark.parametrize("name", ["SGD-with-replacement", "SGD-without-replacement", "SDE"])

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from problems import BLOCKS, DOWN, SYMMETRIES, UP
 
 import noise_equilibrium as ne
 from noise_equilibrium._flow._across import across_orbit
@@ -13,7 +14,6 @@ from noise_equilibrium._flow._time_scales import DENSE, _least_curvature
 from noise_equilibrium._symmetry import bind
 from noise_equilibrium.models import two_layer_linear as linear
 
-UP, DOWN = linear.symmetry.legs[0].where, linear.symmetry.legs[1].where
 NOISE_SCALE = 0.05
 
 
@@ -185,11 +185,9 @@ def tangents(symmetry, params):
 
 GENERATOR = np.random.default_rng(5).normal(size=(24, 24))
 PROJECTED = {
-    "scalar": ne.rescaling(UP, DOWN),
+    **SYMMETRIES,
     "powers": ne.Symmetry([ne.Leg(UP, axis=1, power=2), ne.Leg(DOWN, axis=0, power=-1)], "diagonal"),
-    "diagonal": ne.neuron_rescaling((UP, 1), (DOWN, 0)),
-    "symmetric": linear.symmetry,
-    "blocks": ne.double_rotation(UP, DOWN, blocks=2),
+    "blocks": BLOCKS,
     "exponential": ne.exponential_symmetry(GENERATOR + GENERATOR.T),
 }
 

@@ -1,16 +1,10 @@
-"""What the studies share: the network, batches of runs, and distances between matrices."""
+"""What the studies share: the network, and distances between matrices."""
 
-from collections.abc import Callable, Mapping
-
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-import noise_equilibrium as ne
 from noise_equilibrium.models.two_layer_linear import Params, loss, symmetry
-
-Observables = Mapping[str, Callable[[Params], PyTree]]
 
 __all__ = [
     "Params",
@@ -22,41 +16,9 @@ __all__ = [
     "product_change",
     "relative_distance",
     "relative_motion",
-    "run_batch",
     "symmetry",
     "worst",
 ]
-
-
-def run_batch(
-    data: PyTree,
-    dynamics: ne.AbstractDynamics,
-    params: Params,
-    keys: Array,
-    steps: int,
-    observe: Observables,
-    records: int,
-    *,
-    stacked: bool = False,
-) -> ne.Trajectory:
-    """Independent runs at once: one for each of the stacked params and keys.
-
-    Args:
-        data: a data set or a Stream.
-        dynamics: the dynamics of all runs.
-        params: stacked initial parameters.
-        keys: stacked keys.
-        steps: the number of steps.
-        observe: observables.
-        records: the number of records after the start; divides the steps.
-        stacked: whether `data` too has the runs in front, one data set or Stream for each.
-    """
-
-    def one(params: Params, key: Array, data: PyTree) -> ne.Trajectory:
-        problem = ne.Problem(loss, data)
-        return ne.simulate(problem, dynamics, params, steps, key=key, observe=observe, every=steps // records)
-
-    return jax.block_until_ready(jax.vmap(one, in_axes=(0, 0, 0 if stacked else None))(params, keys, data))
 
 
 def relative_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:

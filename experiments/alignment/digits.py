@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 import noise_equilibrium as ne
 from experiments._metrics import Metric
+from experiments._runs import independent_runs
 from experiments.alignment._network import (
     Params,
     double,
@@ -19,7 +20,6 @@ from experiments.alignment._network import (
     product_change,
     relative_distance,
     relative_motion,
-    run_batch,
     symmetry,
     worst,
 )
@@ -84,7 +84,9 @@ def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray],
             ("sde", ne.SDE(preset.rate, preset.batch), one, preset.sde_steps),
         ):
             bar.set_description(name.upper())
-            runs[name] = run_batch(data, dynamics, params, noise_keys[: len(params.up)], steps, observe, RECORDS)
+            runs[name] = independent_runs(
+                problem, dynamics, params, noise_keys[: len(params.up)], steps, observe, records=RECORDS
+            )
             bar.update()
         bar.set_description("equilibrium")
         equilibria, predicted = _equilibrium(preset, images, targets, runs)

@@ -1,5 +1,6 @@
 """Charges in time: isotropic data, where the charge matrix decays to zero at the rate 4η²dσ_ε²/S per step."""
 
+import functools
 from dataclasses import dataclass
 
 import jax
@@ -10,6 +11,7 @@ from tqdm import tqdm
 
 import noise_equilibrium as ne
 from experiments._metrics import Metric
+from experiments._runs import independent_runs
 from experiments.alignment._network import (
     Params,
     alignment_sides,
@@ -20,7 +22,6 @@ from experiments.alignment._network import (
     product_change,
     relative_distance,
     relative_motion,
-    run_batch,
     symmetry,
 )
 
@@ -74,7 +75,7 @@ class Runs:
 def run(preset: Preset, key: Array, bar: tqdm) -> tuple[list[Metric], Runs]:
     """Simulate, measure, and compare with the exact rate and the closed-form equilibrium."""
     teacher = ne.data.LinearTeacher(np.eye(preset.d), np.eye(preset.d), np.eye(preset.d))
-    stream = ne.Stream(teacher)
+    population = ne.Problem(loss, ne.Stream(teacher))
     keys = jax.random.split(key, 6)
     exact = teacher.moment_matched(keys[5], 2 * preset.d)
     initial = jax.vmap(lambda key: ne.models.two_layer_linear.init(key, preset.d, preset.hidden, preset.d))(
@@ -83,29 +84,26 @@ def run(preset: Preset, key: Array, bar: tqdm) -> tuple[list[Metric], Runs]:
     noise_keys = jax.random.split(keys[1], preset.seeds)
     # Moment-matched samples have the population's risk, so gradient descent on them is that on the population.
     observe = {"charge": symmetry.charge, "risk": ne.Problem(loss, exact).risk, "grams": invariant_grams}
+    runs = functools.partial(independent_runs, observe=observe, records=RECORDS)
 
     bar.set_description("SGD")
-    sgd = run_batch(stream, ne.SGD(preset.rate, preset.batch), initial, noise_keys, preset.steps, observe, RECORDS)
+    sgd = runs(population, ne.SGD(preset.rate, preset.batch), initial, noise_keys, preset.steps)
     bar.update()
     bar.set_description("SGD, half the learning rate")
     # The relaxation is followed for the same rate × steps as far as the fit below needs it.
-    half = run_batch(
-        stream, ne.SGD(preset.rate / 2, preset.batch), initial, noise_keys, 2 * preset.steps, observe, RECORDS
-    )
+    half = runs(population, ne.SGD(preset.rate / 2, preset.batch), initial, noise_keys, 2 * preset.steps)
     bar.update()
     bar.set_description("GD")
-    gd = run_batch(exact, ne.GD(preset.rate), initial, noise_keys, preset.steps, observe, RECORDS)
+    gd = runs(ne.Problem(loss, exact), ne.GD(preset.rate), initial, noise_keys, preset.steps)
     bar.update()
     bar.set_description("SDE")
     sampled = teacher.moment_matched(keys[2], preset.population)
-    sde = run_batch(
-        sampled,
+    sde = runs(
+        ne.Problem(loss, sampled),
         ne.SDE(preset.rate, preset.batch),
         jax.tree_util.tree_map(lambda leaf: leaf[: preset.sde_seeds], initial),
         jax.random.split(keys[3], preset.sde_seeds),
         preset.steps,
-        observe,
-        RECORDS,
     )
     bar.update()
     bar.set_description("equilibria")

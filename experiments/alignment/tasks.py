@@ -10,13 +10,13 @@ from tqdm import tqdm
 
 import noise_equilibrium as ne
 from experiments._metrics import Metric
+from experiments._runs import independent_runs
 from experiments.alignment._network import (
     Params,
     alignment_sides,
     invariant_grams,
     loss,
     relative_distance,
-    run_batch,
     symmetry,
     worst,
 )
@@ -103,10 +103,12 @@ def run(preset: Preset, key: Array, bar: tqdm) -> tuple[list[Metric], Ends]:
     bar.set_description("SGD on all tasks")
     dynamics = ne.SGD(preset.rate, preset.batch)
     observe = {"norms": squared_norms, "grams": invariant_grams}
-    sgd = run_batch(streams, dynamics, initial, noise_keys, preset.steps, observe, RECORDS, stacked=True)
+    sgd = independent_runs(
+        ne.Problem(loss, streams), dynamics, initial, noise_keys, preset.steps, observe, records=RECORDS, stacked=True
+    )
     bar.update()
     bar.set_description("GD on all tasks")
-    gd = run_batch(exact, ne.GD(preset.rate), initial, noise_keys, preset.steps, {}, RECORDS, stacked=True)
+    gd = independent_runs(ne.Problem(loss, exact), ne.GD(preset.rate), initial, noise_keys, preset.steps, stacked=True)
     bar.update()
     bar.set_description("equilibria of all tasks")
     predicted = [

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 import noise_equilibrium as ne
 from experiments._metrics import Metric
+from experiments._runs import independent_runs
 from experiments.attention_charges.figure import draw
 from experiments.attention_charges.imbalance import imbalance
 from noise_equilibrium.models import attention
@@ -134,13 +135,10 @@ def follow(problem: ne.Problem, symmetry: ne.Symmetry, starts: Any, keys: Array)
         flows = [ne.noether_flow(problem, params, symmetry, law) for law in (sgd, sgd.noise_scale)]
         return flows[0], flows[1]
 
-    def one(start: Any, key: Array) -> dict[str, Array]:
-        observe = {"rates": ne.running(rates, 0, FLOW_EVERY)}
-        seen = ne.simulate(problem, sgd, start, FLOW_STEPS, key=key, observe=observe, every=FLOW_STEPS)
-        exact, sde = (FLOW_RATE * FLOW_STEPS * rate for rate in seen.observed["rates"].mean)
-        return {"moved": symmetry.charge(seen.params) - symmetry.charge(start), "exact": exact, "sde": sde}
-
-    return jax.vmap(one)(starts, keys)
+    runs = independent_runs(problem, sgd, starts, keys, FLOW_STEPS, {"rates": ne.running(rates, 0, FLOW_EVERY)})
+    exact, sde = (FLOW_RATE * FLOW_STEPS * rate for rate in runs.observed["rates"].mean)
+    before, after = (jax.vmap(symmetry.charge)(params) for params in (starts, runs.params))
+    return {"moved": after - before, "exact": exact, "sde": sde}
 
 
 @eqx.filter_jit
@@ -153,13 +151,12 @@ def balance(
         moments = ne.noise_moments(problem, params, symmetry)
         return {"charge": symmetry.charge(params), "plus": moments.noise_plus, "minus": moments.noise_minus}
 
-    def one(start: Any, key: Array) -> dict[str, Array]:
-        seen = ne.simulate(problem, dynamics, start, steps, key=key, observe={"all": observe}, every=steps // RECORDS)
-        rest = ne.find_equilibrium(problem, seen.params, symmetry, dynamics).params
-        rates = ne.relaxation_rates(problem, rest, symmetry, dynamics)
-        return {**seen.observed["all"], "time": seen.time, "rate": rates}
+    def rate(end: attention.Params) -> Array:
+        rest = ne.find_equilibrium(problem, end, symmetry, dynamics).params
+        return ne.relaxation_rates(problem, rest, symmetry, dynamics)
 
-    return jax.vmap(one)(starts, keys)
+    runs = independent_runs(problem, dynamics, starts, keys, steps, {"all": observe}, records=RECORDS)
+    return {**runs.observed["all"], "time": runs.time, "rate": jax.vmap(rate)(runs.params)}
 
 
 def ends(arrays: dict[str, np.ndarray], name: str) -> np.ndarray:

@@ -17,7 +17,6 @@ import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +27,7 @@ from tqdm import tqdm
 
 import noise_equilibrium as ne
 from experiments._metrics import Metric
+from experiments._runs import independent_runs
 from noise_equilibrium import plots
 from noise_equilibrium.models.two_layer_linear import Params, init, loss
 
@@ -98,15 +98,17 @@ def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray],
     preset = QUICK if quick else FULL
     settings = list(dict.fromkeys(setting for sweep in SWEEPS.values() for setting in sweep))
     arrays: dict[str, np.ndarray] = {}
-    keys = jax.random.split(jax.random.key(seed), len(settings))
-    for setting, key in zip(tqdm(settings, disable=None), keys, strict=True):
+    problem = ne.Problem(loss, ne.Stream(sample))
+    setting_keys = jax.random.split(jax.random.key(seed), len(settings))
+    for setting, key in zip(tqdm(settings, disable=None), setting_keys, strict=True):
         steps = RECORDS * round(preset.lifetimes / setting.decay / RECORDS)
         start_key, noise_key = jax.random.split(key)
         starts = jax.vmap(lambda key, width=setting.width: init(key, SIZE, width, SIZE, std=width**-0.5))(
             jax.random.split(start_key, preset.seeds)
         )
-        found = approach(ne.SGD(setting.rate, setting.batch), starts, jax.random.split(noise_key, preset.seeds), steps)
-        arrays[f"residual_{setting.label}"] = np.asarray(found)
+        sgd, keys = ne.SGD(setting.rate, setting.batch), jax.random.split(noise_key, preset.seeds)
+        runs = independent_runs(problem, sgd, starts, keys, steps, {"residual": residual}, records=RECORDS)
+        arrays[f"residual_{setting.label}"] = np.asarray(runs.observed["residual"])
         arrays[f"step_{setting.label}"] = steps // RECORDS * np.arange(RECORDS + 1)
     return _metrics(arrays), arrays, draw(arrays)
 
@@ -123,20 +125,6 @@ def residual(params: Params) -> Array:
     lower, upper = down @ down.T, up.T @ up
     norm = jnp.linalg.norm
     return norm(lower - upper) / jnp.sqrt(norm(lower) * norm(upper))
-
-
-@eqx.filter_jit
-def approach(sgd: ne.SGD, starts: Params, keys: Array, steps: int) -> Array:
-    """The residual at every record of every run."""
-
-    def one(start: Params, key: Array) -> Array:
-        problem = ne.Problem(loss, ne.Stream(sample))
-        observe = {"residual": residual}
-        return ne.simulate(problem, sgd, start, steps, key=key, observe=observe, every=steps // RECORDS).observed[
-            "residual"
-        ]
-
-    return jax.vmap(one)(starts, keys)
 
 
 def final(arrays: dict[str, np.ndarray], setting: Setting) -> float:

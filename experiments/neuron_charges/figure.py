@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments._records import integral
+from experiments._runs import integral
 from noise_equilibrium import plots
 
 

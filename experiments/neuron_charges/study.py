@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import noise_equilibrium as ne
 from experiments._metrics import Metric
-from experiments._records import dense_start, integral
+from experiments._runs import dense_start, independent_runs, integral
 from experiments.neuron_charges.figure import draw
 from noise_equilibrium.models import deep_relu
 
@@ -124,12 +124,9 @@ def settle(
             [jnp.concatenate([one.charge(place) for one in symmetries]) for place in (params, found.params)]
         )
 
-    def one(start: Any, key: Array) -> dict[str, Array]:
-        seen = ne.simulate(problem, sgd, start, steps, key=key, observe={"charges": observe}, every=steps // RECORDS)
-        charges = seen.observed["charges"]
-        return {"time": seen.time, "charge": charges[:, 0], "target": charges[:, 1]}
-
-    return jax.vmap(one)(starts, keys)
+    runs = independent_runs(problem, sgd, starts, keys, steps, {"charges": observe}, records=RECORDS)
+    charges = runs.observed["charges"]
+    return {"time": runs.time, "charge": charges[:, :, 0], "target": charges[:, :, 1]}
 
 
 def distances(arrays: dict[str, np.ndarray], name: str) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 import noise_equilibrium as ne
 from experiments._metrics import Metric
-from experiments._records import dense_start, integral
+from experiments._runs import dense_start, integral
 from experiments.norm_growth.figure import draw
 from noise_equilibrium.models import normalized
 

@@ -19,13 +19,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import noise_equilibrium as ne
 from experiments._metrics import Metric
 from experiments._residual import residual
+from experiments._runs import independent_runs
 from experiments.neuron_charges.study import STEPS, WIDTH, regression, start
 from experiments.optimizers.figure import draw
 from noise_equilibrium.models import deep_relu, two_layer_linear
@@ -107,24 +108,6 @@ def _linear_start(key: Array) -> two_layer_linear.Params:
     return two_layer_linear.Params(*(leaf.astype(jnp.float64) for leaf in params))
 
 
-def follow(
-    problem: ne.Problem,
-    optimizer: optax.GradientTransformation,
-    batch: int,
-    starts: PyTree,
-    keys: Array,
-    steps: int,
-    **how: Any,
-) -> ne.Trajectory:
-    """Independent runs at once."""
-    dynamics = ne.Optax(optimizer, batch)
-
-    def one(start: PyTree, key: Array) -> ne.Trajectory:
-        return ne.simulate(problem, dynamics, start, steps, key=key, **how)
-
-    return eqx.filter_jit(jax.vmap(one))(starts, keys)
-
-
 def align(problem: ne.Problem, starts: Any, keys: Array, steps: int) -> dict[str, dict[str, Array]]:
     """Both sides of Eq. (14) along runs of every optimiser."""
     shares = [jnp.asarray(cov / np.trace(cov)) for cov in (COV_X, COV_NOISE)]
@@ -132,14 +115,14 @@ def align(problem: ne.Problem, starts: Any, keys: Array, steps: int) -> dict[str
     def sides(params: two_layer_linear.Params) -> tuple[Array, Array]:
         return params.down @ shares[0] @ params.down.T, params.up.T @ shares[1] @ params.up
 
-    every = steps // RECORDS
-    watch = {"observe": {"sides": sides}, "every": every}
     seen = {
-        name: follow(problem, optimizer, BATCH["linear"], starts, keys, steps, **watch)
+        name: independent_runs(
+            problem, ne.Optax(optimizer, BATCH["linear"]), starts, keys, steps, {"sides": sides}, records=RECORDS
+        )
         for name, optimizer in optimizers(RATE, ADAM_RATE).items()
     }
     return {
-        name: {"down": of.observed["sides"][0], "up": of.observed["sides"][1], "step": every * jnp.arange(RECORDS + 1)}
+        name: {"down": of.observed["sides"][0], "up": of.observed["sides"][1], "step": of.step[0]}
         for name, of in seen.items()
     }
 
@@ -151,8 +134,9 @@ def turned(problem: ne.Problem, starts: Any, keys: Array, steps: int = 500) -> d
     rotated = two_layer_linear.Params(starts.up @ turn, turn.T @ starts.down)
     found = {}
     for name, optimizer in optimizers(RATE, ADAM_RATE).items():
+        dynamics = ne.Optax(optimizer, BATCH["linear"])
         plain, other = (
-            jax.vmap(symmetry.charge)(follow(problem, optimizer, BATCH["linear"], at, keys, steps).params)
+            jax.vmap(symmetry.charge)(independent_runs(problem, dynamics, at, keys, steps).params)
             for at in (starts, rotated)
         )
         found[name] = jnp.linalg.norm(other - turn.T @ plain @ turn, axis=(1, 2)) / jnp.linalg.norm(plain, axis=(1, 2))
@@ -183,10 +167,10 @@ def neurons(problem: ne.Problem, starts: Any, keys: Array) -> dict[str, dict[str
     def rate(params: deep_relu.Params) -> Array:
         return ne.noether_flow(problem, params, symmetry, noise_scale)
 
-    watch = {"observe": {"rate": ne.running(rate, 0, 20)}, "every": STEPS}
     found = {}
     for name, optimizer in optimizers(RATE, ADAM_RATE).items():
-        seen = follow(problem, optimizer, batch, starts, keys, STEPS, **watch)
+        watch = {"rate": ne.running(rate, 0, 20)}
+        seen = independent_runs(problem, ne.Optax(optimizer, batch), starts, keys, STEPS, watch)
         moved = jax.vmap(symmetry.charge)(seen.params) - jax.vmap(symmetry.charge)(starts)
         found[name] = {"moved": moved, "predicted": RATE * STEPS * seen.observed["rate"].mean}
     return found

@@ -10,7 +10,6 @@ The second has the charge u² − w², which decays at the rate 2σ² Var(a) = 8
 
 from dataclasses import dataclass
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +19,7 @@ from matplotlib.figure import Figure
 
 import noise_equilibrium as ne
 from experiments._metrics import Metric
+from experiments._runs import independent_runs
 from noise_equilibrium import plots
 from noise_equilibrium.models import rank_one, scale_invariant
 
@@ -94,27 +94,17 @@ def circle(starts: Array, keys: Array) -> dict[str, np.ndarray]:
     }
     arrays = {"time": RATE * STEPS / RECORDS * np.arange(RECORDS + 1)}
     for name, (problem, dynamics) in cases.items():
-        arrays[f"{name}_charge"] = np.asarray(descend(problem, dynamics, starts, keys, STEPS, STEPS // RECORDS))
+        charge = {"charge": scale_invariant.symmetry.charge}
+        runs = independent_runs(problem, dynamics, starts, keys, STEPS, charge, records=RECORDS)
+        arrays[f"{name}_charge"] = np.asarray(runs.observed["charge"])
         if name != "decay":
-            arrays[f"{name}_path"] = np.asarray(descend(problem, dynamics, starts[:WAYS], keys[:WAYS], SHOWN, None))
+            place = {"theta": lambda theta: theta}
+            ways = independent_runs(
+                problem, dynamics, starts[:WAYS], keys[:WAYS], SHOWN, place, records=SHOWN // STRIDE
+            )
+            arrays[f"{name}_path"] = np.asarray(ways.observed["theta"])
     arrays["risk_drop"] = np.asarray(jax.vmap(exact.risk)(starts)) - NOISE**2
     return arrays
-
-
-@eqx.filter_jit
-def descend(
-    problem: ne.Problem, dynamics: ne.SGD | ne.GD, starts: Array, keys: Array, steps: int, every: int | None
-) -> Array:
-    """The charges ‖θ‖² at the records of every run; or θ on the way, if `every` is None."""
-    observe = {"seen": scale_invariant.symmetry.charge if every else lambda theta: theta}
-    every = every or STRIDE
-
-    def one(start: Array, key: Array) -> Array:
-        return ne.simulate(problem, dynamics, start, steps, key=key, observe=observe, every=every or STRIDE).observed[
-            "seen"
-        ]
-
-    return jax.vmap(one)(starts, keys)
 
 
 def rescaling(rate: float, keys: Array) -> tuple[np.ndarray, np.ndarray]:

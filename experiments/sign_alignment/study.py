@@ -10,7 +10,6 @@ for x ~ N(0, 1), y = x + ε and the gap Δ = Σ_k u_k w_k − 1, which is averag
 
 from dataclasses import dataclass
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +18,7 @@ from matplotlib.figure import Figure
 
 import noise_equilibrium as ne
 from experiments._metrics import Metric
+from experiments._runs import independent_runs
 from noise_equilibrium import plots
 from noise_equilibrium.models.rank_one import Params, init, loss, symmetry
 
@@ -55,12 +55,15 @@ def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray],
         starts = jax.tree_util.tree_map(lambda leaf: leaf.astype(jnp.float64), starts)
         keys = jax.random.split(noise_key, preset.seeds)
         steps = RECORDS * round(preset.time / RATE / RECORDS)
-        sgd = descend(ne.Problem(loss, ne.Stream(sample)), ne.SGD(RATE, 1), starts, keys, steps)
-        gd = descend(ne.Problem(loss, exact_samples()), ne.GD(RATE), starts, keys, steps)
+        observe = {"charge": symmetry.charge, "coherence": coherence, "gap": gap}
+        sgd, gd = (
+            independent_runs(ne.Problem(loss, data), dynamics, starts, keys, steps, observe, records=RECORDS)
+            for data, dynamics in ((ne.Stream(sample), ne.SGD(RATE, 1)), (exact_samples(), ne.GD(RATE)))
+        )
         identity = identity_error(starts, keys)
-    arrays = {"time": np.asarray(sgd["time"][0]), "identity": np.array(identity)}
-    for name, seen in (("sgd", sgd), ("gd", gd)):
-        arrays |= {f"{name}_{what}": np.asarray(values) for what, values in seen.items() if what != "time"}
+    arrays = {"time": np.asarray(sgd.time[0]), "identity": np.array(identity)}
+    for name, runs in (("sgd", sgd), ("gd", gd)):
+        arrays |= {f"{name}_{what}": np.asarray(values) for what, values in runs.observed.items()}
     arrays |= rates(arrays)
     return _metrics(arrays), arrays, draw(arrays)
 
@@ -85,18 +88,6 @@ def exact_samples() -> tuple[Array, Array]:
     """Samples with the moments of the population up to the fourth, for gradient descent."""
     x, y = ne.data.LinearTeacher(np.eye(1), np.eye(1), NOISE**2 * np.eye(1)).noise_matched()
     return x[:, 0], y[:, 0]
-
-
-@eqx.filter_jit
-def descend(problem: ne.Problem, dynamics: ne.SGD | ne.GD, starts: Params, keys: Array, steps: int) -> dict[str, Array]:
-    """Times and observables of every run."""
-    observe = {"charge": symmetry.charge, "coherence": coherence, "gap": gap}
-
-    def one(start: Params, key: Array) -> dict[str, Array]:
-        end = ne.simulate(problem, dynamics, start, steps, key=key, observe=observe, every=steps // RECORDS)
-        return {"time": end.time, **end.observed}
-
-    return jax.vmap(one)(starts, keys)
 
 
 @jax.jit

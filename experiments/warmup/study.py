@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 import noise_equilibrium as ne
 from experiments._metrics import Metric
+from experiments._runs import independent_runs
 from experiments.warmup.figure import draw
 from experiments.warmup.tasks import TASKS, Task
 from noise_equilibrium.models.two_layer_linear import Params, loss
@@ -79,17 +80,14 @@ def train(problem: ne.Problem, dynamics: ne.SGD | ne.GD, starts: Params, keys: A
     def sharpness(params: Params) -> Array:
         return 2 * size * (jnp.sum(params.up**2) + jnp.sum(params.down**2))  # Proposition 5.3 for white x
 
-    def one(start: Params, key: Array) -> dict[str, Array]:
-        observe = {"sharpness": sharpness}
-        early = ne.simulate(problem, dynamics, start, EARLY, key=key, observe=observe)
-        whole = ne.simulate(problem, dynamics, start, steps, key=key, observe=observe, every=steps // RECORDS)
-        return {
-            "early": early.observed["sharpness"],
-            "sharpness": whole.observed["sharpness"],
-            "diverged": whole.diverged_at,
-        }
-
-    return jax.vmap(one)(starts, keys)
+    observe = {"sharpness": sharpness}
+    early = independent_runs(problem, dynamics, starts, keys, EARLY, observe, records=EARLY)
+    whole = independent_runs(problem, dynamics, starts, keys, steps, observe, records=RECORDS)
+    return {
+        "early": early.observed["sharpness"],
+        "sharpness": whole.observed["sharpness"],
+        "diverged": whole.diverged_at,
+    }
 
 
 def _metrics(arrays: dict[str, np.ndarray]) -> list[Metric]:

@@ -1,6 +1,6 @@
 """Gradient flow, the limit without noise, by a high-order method."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import diffrax
 import jax
@@ -11,10 +11,11 @@ from .._flow import ChargeLaw
 from .._numbers import cast
 from .._parameters import split, widest_dtype
 from .._problem import Problem, weighted_gradient
-from ._dynamics import AbstractDynamics, as_rate
+from ._dynamics import as_rate
+from ._noisy import AbstractNoiseless
 
 
-class GradientFlow(AbstractDynamics):
+class GradientFlow(AbstractNoiseless):
     """dθ/dt = −∇L_γ(θ), by a Runge–Kutta method of order 8; without decay it conserves every charge.
 
     Args:
@@ -29,23 +30,9 @@ class GradientFlow(AbstractDynamics):
     """
 
     dt: Any
-    needs_key: ClassVar[bool] = False
 
     def __init__(self, dt: Any):
         self.dt = as_rate(dt, "dt")
-
-    @property
-    def noise_scale(self) -> Any:
-        """0: no noise."""
-        return 0.0
-
-    def noise_scale_at(self, step: Any) -> Any:
-        """0 at every step."""
-        return 0.0
-
-    def check(self, problem: Problem) -> None:
-        """Raise a ValueError on a Stream."""
-        problem.require_finite("GradientFlow")
 
     def charge_law(self, problem: Problem) -> ChargeLaw:
         """dQ/dt = −4γQ: weight decay alone."""

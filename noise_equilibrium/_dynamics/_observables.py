@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._parameters import is_array
+from .._validate import integer
 
 Function = Callable[..., PyTree]
 
@@ -212,9 +213,7 @@ def running(function: Function | Timed, start: float | int = 0, every: int = 1) 
     whole = isinstance(start, int | np.integer)
     if not (start >= 0 if whole else 0 <= start < 1):
         raise ValueError(f"start is {start}; expected a fraction in [0, 1), a float, or a number of steps ≥ 0, an int.")
-    if not hasattr(every, "__index__") or every < 1:
-        raise ValueError(f"every is {every}; expected an integer of at least 1.")
-    return Running(function, int(start) if whole else float(start), int(every))
+    return Running(function, int(start) if whole else float(start), integer(every, "every", 1))
 
 
 def first_time(condition: Callable[[PyTree], Array] | Timed) -> FirstTimeOf:

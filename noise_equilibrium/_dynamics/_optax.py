@@ -1,6 +1,6 @@
 """Any optimiser of optax on minibatches."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -9,14 +9,16 @@ import optax
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .._flow import ChargeLaw
-from .._minibatch import Minibatches, Replacement
+from .._minibatch import Replacement, as_replacement
 from .._parameters import is_parameter
 from .._problem import Problem, penalised_loss
-from ._draws import draw_batch, first_epoch, require_fit
-from ._dynamics import AbstractDynamics, optax_promotion
+from .._validate import integer
+from ._draws import draw_batch, first_epoch
+from ._dynamics import optax_promotion
+from ._noisy import AbstractMinibatched
 
 
-class Optax(AbstractDynamics):
+class Optax(AbstractMinibatched):
     """An optax optimiser on the gradient ĝ + 2γθ of a minibatch; its state is carried along.
 
     Weight decay of the problem is part of the gradient, as in `SGD`: `Optax(optax.sgd(η), S)` is `SGD(η, S)`. An
@@ -45,19 +47,12 @@ class Optax(AbstractDynamics):
     optimizer: optax.GradientTransformation
     batch_size: int = eqx.field(static=True)
     replacement: Replacement = eqx.field(static=True)
-    needs_key: ClassVar[bool] = True
 
     def __init__(self, optimizer: optax.GradientTransformation, batch_size: int, replacement: Replacement = True):
         if not isinstance(optimizer, optax.GradientTransformation):
             raise ValueError(f"optimizer is {optimizer!r}; expected one of optax, such as optax.adam(η).")
         self.optimizer = optimizer
-        batches = Minibatches(batch_size, replacement)
-        self.batch_size, self.replacement = batches.size, batches.replacement
-
-    @property
-    def batches(self) -> Minibatches:
-        """How the samples of a step are drawn."""
-        return Minibatches(self.batch_size, self.replacement)
+        self.batch_size, self.replacement = integer(batch_size, "batch_size", 1), as_replacement(replacement)
 
     @property
     def noise_scale(self) -> Any:
@@ -67,10 +62,6 @@ class Optax(AbstractDynamics):
     def noise_scale_at(self, step: Any) -> Any:
         """Raises a ValueError: an optimiser does not tell its learning rate."""
         raise ValueError(_unknown("noise_scale_at"))
-
-    def check(self, problem: Problem) -> None:
-        """Raise a ValueError if the batch does not fit the data."""
-        require_fit(self.batches, problem)
 
     def charge_law(self, problem: Problem) -> ChargeLaw:
         """Raises a ValueError: momentum and adaptive steps have no law of the charge alone."""

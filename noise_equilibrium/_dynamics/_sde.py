@@ -1,21 +1,22 @@
 """The SDE of SGD by the Euler–Maruyama method."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .._flow import ChargeLaw
-from .._minibatch import as_batch_size
 from .._noise import noise_weights
 from .._numbers import cast
 from .._parameters import split, widest_dtype
 from .._problem import Problem
-from ._dynamics import AbstractDynamics, as_rate, constant_rate, descend, rate_at
+from .._validate import integer
+from ._dynamics import as_rate, descend
+from ._noisy import AbstractNoisy
 
 
-class SDE(AbstractDynamics):
+class SDE(AbstractNoisy):
     """dθ = −∇L_γ dt + √(2σ²Σ(θ)) dW, Eq. (1), by Euler–Maruyama; σ² = η/(2S), time = η × (number of SGD steps).
 
     One step is one backward pass of a randomly weighted loss over all data, drift and exact noise together: the weight
@@ -36,21 +37,11 @@ class SDE(AbstractDynamics):
     learning_rate: Any
     batch_size: int = eqx.field(static=True)
     dt: Any
-    needs_key: ClassVar[bool] = True
 
     def __init__(self, learning_rate: Any, batch_size: int, dt: Any = None):
         self.learning_rate = as_rate(learning_rate, "learning_rate")
-        self.batch_size = as_batch_size(batch_size)
+        self.batch_size = integer(batch_size, "batch_size", 1)
         self.dt = None if dt is None else as_rate(dt, "dt")
-
-    @property
-    def noise_scale(self) -> Any:
-        """σ² = η/(2S)."""
-        return constant_rate(self.learning_rate, "noise_scale") / (2 * self.batch_size)
-
-    def noise_scale_at(self, step: Any) -> Any:
-        """σ² = η/(2S) with the learning rate of that step."""
-        return rate_at(self.learning_rate, step) / (2 * self.batch_size)
 
     def check(self, problem: Problem) -> None:
         """Raise a ValueError on a Stream."""

@@ -7,15 +7,17 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .._flow import ChargeLaw
-from .._minibatch import Minibatches, Replacement
+from .._minibatch import Replacement, as_replacement
 from .._numbers import require
 from .._parameters import split, widest_dtype
 from .._problem import Problem
-from ._draws import draw_batch, first_epoch, noise_ratio, require_fit
-from ._dynamics import AbstractDynamics, as_rate, constant_rate, descend, rate_at
+from .._validate import integer
+from ._draws import draw_batch, first_epoch, noise_ratio
+from ._dynamics import as_rate, constant_rate, descend
+from ._noisy import AbstractMinibatched, AbstractNoiseless, AbstractNoisy
 
 
-class SGD(AbstractDynamics):
+class SGD(AbstractNoisy, AbstractMinibatched):
     """Stochastic gradient descent: θ ← θ − η(ĝ + 2γθ), ĝ the mean gradient of a minibatch of S samples.
 
     Args:
@@ -38,31 +40,11 @@ class SGD(AbstractDynamics):
     learning_rate: Any
     batch_size: int = eqx.field(static=True)
     replacement: Replacement = eqx.field(static=True)
-    needs_key: ClassVar[bool] = True
     is_discrete: ClassVar[bool] = True
 
     def __init__(self, learning_rate: Any, batch_size: int, replacement: Replacement = True):
         self.learning_rate = as_rate(learning_rate, "learning_rate")
-        batches = Minibatches(batch_size, replacement)
-        self.batch_size, self.replacement = batches.size, batches.replacement
-
-    @property
-    def batches(self) -> Minibatches:
-        """How the samples of a step are drawn."""
-        return Minibatches(self.batch_size, self.replacement)
-
-    @property
-    def noise_scale(self) -> Any:
-        """σ² = η/(2S), for sampling with replacement; see `charge_law` for the exact discrete law."""
-        return constant_rate(self.learning_rate, "noise_scale") / (2 * self.batch_size)
-
-    def noise_scale_at(self, step: Any) -> Any:
-        """σ² = η/(2S) with the learning rate of that step."""
-        return rate_at(self.learning_rate, step) / (2 * self.batch_size)
-
-    def check(self, problem: Problem) -> None:
-        """Raise a ValueError if the batch does not fit the data."""
-        require_fit(self.batches, problem)
+        self.batch_size, self.replacement = integer(batch_size, "batch_size", 1), as_replacement(replacement)
 
     def charge_law(self, problem: Problem) -> ChargeLaw:
         """The law of one step divided by η, Appendix D; Σ_S = Σ/S, times (N−S)/(N−1) without replacement.
@@ -91,7 +73,7 @@ class SGD(AbstractDynamics):
         return descend(problem, params, samples, equal_weights(params, rate, self.batch_size), rate), state
 
 
-class GD(AbstractDynamics):
+class GD(AbstractNoiseless):
     """Full-batch gradient descent: θ ← θ − η∇L_γ(θ).
 
     Args:
@@ -102,24 +84,10 @@ class GD(AbstractDynamics):
     """
 
     learning_rate: Any
-    needs_key: ClassVar[bool] = False
     is_discrete: ClassVar[bool] = True
 
     def __init__(self, learning_rate: Any):
         self.learning_rate = as_rate(learning_rate, "learning_rate")
-
-    @property
-    def noise_scale(self) -> Any:
-        """0: no gradient noise."""
-        return 0.0
-
-    def noise_scale_at(self, step: Any) -> Any:
-        """0 at every step."""
-        return 0.0
-
-    def check(self, problem: Problem) -> None:
-        """Raise a ValueError on a Stream."""
-        problem.require_finite("GD")
 
     def charge_law(self, problem: Problem) -> ChargeLaw:
         """The law of one step divided by η, Appendix D with Σ_S = 0: only gradient flow conserves charges."""

@@ -11,17 +11,11 @@ from .._keys import IMPLEMENTATION, as_key
 from .._numbers import jit, require_scalar
 from .._parameters import split, widest_dtype
 from .._problem import Problem
-from .._random import in_one_pass
+from .._validate import integer
 from ._clock import Clock
 from ._dynamics import AbstractDynamics
-from ._observables import (
-    AbstractAccumulator,
-    FirstTime,
-    Observables,
-    RunningMoments,
-    check_observables,
-    evaluate,
-)
+from ._loop import Carry, Loop
+from ._observables import AbstractAccumulator, FirstTime, Observables, RunningMoments, check_observables
 
 
 class RunState(eqx.Module):
@@ -62,14 +56,6 @@ class Trajectory(eqx.Module):
     observed: dict[str, PyTree]
     diverged_at: Int[Array, ""]
     state: RunState
-
-
-class _Carry(eqx.Module):
-    arrays: list[Array]
-    state: PyTree
-    clock: Clock
-    summaries: dict[str, Any]
-    diverged_at: Int[Array, ""]
 
 
 def simulate(
@@ -193,14 +179,13 @@ def _checked(problem: Problem, dynamics: AbstractDynamics, steps: Any, every: An
     """The steps as integers, after what is known before the loop has been checked."""
     if not isinstance(dynamics, AbstractDynamics):
         raise ValueError(f"dynamics is {dynamics!r}; expected SGD, GD, SDE, GradientFlow, SVAG or Optax.")
-    if not hasattr(steps, "__index__") or steps < 0:
-        raise ValueError(f"steps is {steps}; expected an integer of at least 0.")
-    if not hasattr(every, "__index__") or every < 1 or steps % every:
-        raise ValueError(f"every is {every} and steps is {steps}; expected an integer ≥ 1 that divides the steps.")
+    steps, every = integer(steps, "steps", 0), integer(every, "every", 1)
+    if steps % every:
+        raise ValueError(f"every is {every} and steps is {steps}; expected an integer that divides the steps.")
     require_scalar(problem.weight_decay, "weight_decay")
     require_scalar(dynamics.time_step, "the learning rate or time step")
     dynamics.check(problem)
-    return int(steps), int(every)
+    return steps, every
 
 
 def _form(state: PyTree) -> Any:
@@ -219,104 +204,45 @@ def _simulate(
     steps: int,
     every: int,
 ) -> Trajectory:
-    arrays, _ = split(params)
-    clock = Clock.start(widest_dtype(arrays))
-    state = RunState(
-        dynamics=dynamics.init(problem, params),
-        step=jnp.zeros((), jnp.int32),
-        clock=clock,
-        key=None if key is None else jax.random.key_data(key),
-    )
-    summaries = {
-        name: one.init(evaluate(one.function, name, params, clock.time), clock.time)
-        for name, one in observe.items()
-        if isinstance(one, AbstractAccumulator)
-    }
-    never = jnp.asarray(-1, jnp.int32)
-    return _run(problem, dynamics, params, state, summaries, never, observe, steps, every)
+    key_data = None if key is None else jax.random.key_data(key)
+    loop, arrays = _loop(problem, dynamics, params, key_data, observe)
+    start = loop.start(params, Clock.start(widest_dtype(arrays)))
+    return _run(loop, start, jnp.zeros((), jnp.int32), key_data, steps, every)
 
 
 @jit
 def _resume(
     problem: Problem, dynamics: AbstractDynamics, before: Trajectory, observe: Observables, steps: int, every: int
 ) -> Trajectory:
-    summaries = {name: before.observed[name] for name, one in observe.items() if isinstance(one, AbstractAccumulator)}
-    return _run(problem, dynamics, before.params, before.state, summaries, before.diverged_at, observe, steps, every)
-
-
-def _run(
-    problem: Problem,
-    dynamics: AbstractDynamics,
-    params: PyTree,
-    state: RunState,
-    summaries: dict[str, Any],
-    diverged_at: Int[Array, ""],
-    observe: Observables,
-    steps: int,
-    every: int,
-) -> Trajectory:
-    arrays, rebuild = split(params)
-    data = jnp.zeros(2, jnp.uint32) if state.key is None else state.key
-    key = jax.random.wrap_key_data(data, impl=IMPLEMENTATION)
-    accumulators = {name: one for name, one in observe.items() if isinstance(one, AbstractAccumulator)}
-    recorders = {name: one for name, one in observe.items() if not isinstance(one, AbstractAccumulator)}
-
-    def advance(carry: _Carry, step: Int[Array, ""]) -> _Carry:
-        step_key = in_one_pass(jax.random.fold_in)(key, step)
-        new, state = dynamics.step(problem, rebuild(carry.arrays), carry.state, step_key, step)
-        new_arrays, _ = split(new)
-        finite = jnp.stack([jnp.all(jnp.isfinite(array)) for array in new_arrays]).all()
-        goes_on = finite & (carry.diverged_at < 0)
-
-        def select(new: PyTree, old: PyTree) -> PyTree:
-            return jax.tree_util.tree_map(lambda new, old: jnp.where(goes_on, new, old), new, old)
-
-        clock, here = carry.clock.ticked(jnp.asarray(dynamics.step_size(step))), rebuild(new_arrays)
-
-        def update(name: str, one: AbstractAccumulator) -> Any:
-            summary = carry.summaries[name]
-            value = lambda: evaluate(one.function, name, here, clock.time)  # noqa: E731
-            return select(one.update(summary, value, step + 1, clock.time), summary)
-
-        return _Carry(
-            arrays=select(new_arrays, carry.arrays),
-            state=_keep_finite(select, state, carry.state),
-            clock=clock,
-            summaries={name: update(name, one) for name, one in accumulators.items()},
-            diverged_at=jnp.where(finite | (carry.diverged_at >= 0), carry.diverged_at, step + 1),
-        )
-
-    def record(carry: _Carry) -> tuple[Float[Array, ""], dict[str, PyTree]]:
-        here, time, alive = rebuild(carry.arrays), carry.clock.time, carry.diverged_at < 0
-
-        def mark(value: Array) -> Array:
-            return jnp.where(alive, value, jnp.nan) if jnp.issubdtype(value.dtype, jnp.inexact) else value
-
-        return time, {
-            name: jax.tree_util.tree_map(mark, evaluate(one, name, here, time)) for name, one in recorders.items()
-        }
-
-    def row(carry: _Carry, first: Int[Array, ""]) -> tuple[_Carry, tuple[Array, dict[str, PyTree]]]:
-        carry = jax.lax.fori_loop(0, every, lambda i, carry: advance(carry, first + i), carry)
-        return carry, record(carry)
-
-    start = _Carry(arrays, state.dynamics, state.clock, summaries, diverged_at)
-    step = state.step + jnp.arange(0, steps + 1, every, dtype=jnp.int32)
-    end, rows = jax.lax.scan(row, start, step[:-1])
-    time, observed = jax.tree_util.tree_map(
-        lambda first, rest: jnp.concatenate([first[None], rest]), record(start), rows
+    state = before.state
+    loop, arrays = _loop(problem, dynamics, before.params, state.key, observe)
+    start = Carry(
+        arrays,
+        state.dynamics,
+        state.clock,
+        {name: before.observed[name] for name in loop.accumulators},
+        before.diverged_at,
     )
+    return _run(loop, start, state.step, state.key, steps, every)
+
+
+def _loop(
+    problem: Problem, dynamics: AbstractDynamics, params: PyTree, key: Array | None, observe: Observables
+) -> tuple[Loop, list[Array]]:
+    """The loop of a run, and the arrays where it starts; a run without a key has one that no step uses."""
+    arrays, rebuild = split(params)
+    data = jnp.zeros(2, jnp.uint32) if key is None else key
+    return Loop(problem, dynamics, jax.random.wrap_key_data(data, impl=IMPLEMENTATION), rebuild, observe), arrays
+
+
+def _run(loop: Loop, start: Carry, first: Int[Array, ""], key: Array | None, steps: int, every: int) -> Trajectory:
+    """Run a loop from step number `first`, and put together what it leaves."""
+    end, step, (time, records) = loop.run(start, first, steps, every)
     return Trajectory(
-        params=rebuild(end.arrays),
+        params=loop.rebuild(end.arrays),
         step=step,
         time=time,
-        observed={name: end.summaries[name] if name in accumulators else observed[name] for name in observe},
+        observed={name: (end.summaries | records)[name] for name in loop.observe},
         diverged_at=end.diverged_at,
-        state=RunState(end.state, step[-1], end.clock, state.key),
+        state=RunState(end.state, step[-1], end.clock, key),
     )
-
-
-def _keep_finite(select: Any, new: PyTree, old: PyTree) -> PyTree:
-    """Freeze the floating-point part of a state with its run; whole numbers, such as a permutation, do no harm."""
-    floats, rest = eqx.partition(new, eqx.is_inexact_array)
-    return eqx.combine(select(floats, eqx.filter(old, eqx.is_inexact_array)), rest)

@@ -9,16 +9,18 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .._flow import ChargeLaw
-from .._minibatch import Minibatches, Replacement
+from .._minibatch import Replacement, as_replacement
 from .._numbers import as_number, cast, require, require_scalar
 from .._parameters import split, widest_dtype
 from .._problem import Problem
-from ._draws import draw_batch, first_epoch, noise_ratio, require_fit
-from ._dynamics import AbstractDynamics, as_rate, constant_rate, descend, rate_at
+from .._validate import integer
+from ._draws import draw_batch, first_epoch, noise_ratio
+from ._dynamics import as_rate, constant_rate, descend, rate_at
+from ._noisy import AbstractMinibatched, AbstractNoisy
 from ._sgd import discrete_law
 
 
-class SVAG(AbstractDynamics):
+class SVAG(AbstractNoisy, AbstractMinibatched):
     """SGD with steps l times smaller and a gradient noise l times larger: l = 1 is SGD, l → ∞ its SDE at the same σ².
 
         θ ← θ − (η/l)(ĝ_l + 2γθ),    ĝ_l = (1 + √(2l−1))/2 · ĝ_1 + (1 − √(2l−1))/2 · ĝ_2,
@@ -43,36 +45,15 @@ class SVAG(AbstractDynamics):
     batch_size: int = eqx.field(static=True)
     l: Any  # noqa: E741
     replacement: Replacement = eqx.field(static=True)
-    needs_key: ClassVar[bool] = True
     is_discrete: ClassVar[bool] = True
 
     def __init__(self, learning_rate: Any, batch_size: int, l: Any, replacement: Replacement = True):  # noqa: E741
         self.learning_rate = as_rate(learning_rate, "learning_rate")
-        batches = Minibatches(batch_size, replacement)
-        self.batch_size, self.replacement = batches.size, batches.replacement
+        self.batch_size, self.replacement = integer(batch_size, "batch_size", 1), as_replacement(replacement)
         self.l = as_number(l)
         if callable(self.l):
             raise ValueError(f"l is {l!r}; expected a number ≥ 1.")
         require(lambda value: (value >= 1) & np.isfinite(value), self.l, f"l is {l}; expected a number ≥ 1 (1 is SGD).")
-
-    @property
-    def batches(self) -> Minibatches:
-        """How the samples of each of the two batches are drawn."""
-        return Minibatches(self.batch_size, self.replacement)
-
-    @property
-    def noise_scale(self) -> Any:
-        """σ² = η/(2S), whatever l is."""
-        return constant_rate(self.learning_rate, "noise_scale") / (2 * self.batch_size)
-
-    def noise_scale_at(self, step: Any) -> Any:
-        """σ² = η/(2S) with the learning rate of that step."""
-        return rate_at(self.learning_rate, step) / (2 * self.batch_size)
-
-    def check(self, problem: Problem) -> None:
-        """Raise a ValueError if a batch does not fit the data, or if l is not one number."""
-        require_scalar(self.l, "l")
-        require_fit(self.batches, problem)
 
     def charge_law(self, problem: Problem) -> ChargeLaw:
         """The law of one step divided by η/l, Appendix D with E[ĝĝᵀ] = lΣ_S + ḡḡᵀ; l → ∞ is that of the SDE."""
@@ -82,6 +63,7 @@ class SVAG(AbstractDynamics):
     @property
     def time_step(self) -> Any:
         """η/l."""
+        require_scalar(self.l, "l")
         if callable(self.learning_rate):
             return lambda step: rate_at(self.learning_rate, step) / self.l
         return self.learning_rate / self.l

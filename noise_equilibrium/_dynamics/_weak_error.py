@@ -8,13 +8,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from .._budget import LARGEST
 from .._keys import as_key
 from .._numbers import jit
 from .._parameters import split
 from .._problem import Problem
+from .._validate import integer
 from ._dynamics import AbstractDynamics
 from ._observables import AbstractAccumulator, Observables, check_observables
 from ._simulate import simulate
@@ -115,10 +116,7 @@ def weak_error(
     observe, key = check_observables(observe), as_key(key, "weak_error")
     if not observe or any(isinstance(one, AbstractAccumulator) for one in observe.values()):
         raise ValueError("weak_error compares the end of runs; expected at least one function of params, none running.")
-    for name, value in (("seeds", seeds), ("batch", batch)):
-        least = 2 if name == "seeds" else 1
-        if not hasattr(value, "__index__") or value < least:
-            raise ValueError(f"{name} is {value}; expected an integer of at least {least}.")
+    seeds, batch = integer(seeds, "seeds", 2), integer(batch, "batch", 1)
     rates = [float(rate) for rate in rates]
     if not rates:
         raise ValueError("rates is empty; expected at least one learning rate.")
@@ -152,7 +150,7 @@ def _ends(
     problem: Problem,
     dynamics: AbstractDynamics,
     params: PyTree,
-    keys: PRNGKeyArray,
+    keys: Key[Array, " runs"],
     observe: Observables,
     steps: int,
     batch: int,

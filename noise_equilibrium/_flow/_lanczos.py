@@ -49,7 +49,7 @@ class _Search(NamedTuple):
     """Where the search stands at a restart.
 
     Attributes:
-        basis: m + 1 orthonormal vectors, or zeros from where the range is exhausted.
+        basis: rows = m + 1 orthonormal vectors, or zeros from where the range is exhausted.
         projected: the operator in the first m of them, known for those that were kept.
         kept: how many were kept.
         vector: the Ritz vector of the smallest Ritz value that is not zero.
@@ -58,7 +58,7 @@ class _Search(NamedTuple):
         done: whether to stop.
     """
 
-    basis: Float[Array, "m+1 n"]
+    basis: Float[Array, "rows n"]
     projected: Float[Array, "m m"]
     kept: Int[Array, ""]
     vector: Vector
@@ -141,7 +141,7 @@ def _search(operator: Callable[[Vector], Vector], seed: Vector, threshold: float
 
 def _extended(
     operator: Callable[[Vector], Vector], state: _Search
-) -> tuple[Float[Array, "m+1 n"], Float[Array, "m m"], Float[Array, ""]]:
+) -> tuple[Float[Array, "rows n"], Float[Array, "m m"], Float[Array, ""]]:
     """The basis filled up, the operator in it, and the length of what leads out of it at the last vector."""
     most = len(state.projected)
     eps = jnp.finfo(state.basis.dtype).eps

@@ -241,7 +241,7 @@ def _extreme_entries(noise: Array, weight: Array, axes: int) -> _Extremes:
     return _Extremes(extremes, directions, active)
 
 
-def _all_ratios(noise: Float[Array, "d d"], weight: Float[Array, "d d"]) -> Float[Array, " d(d+1)/2"]:
+def _all_ratios(noise: Float[Array, "d d"], weight: Float[Array, "d d"]) -> Float[Array, " d*(d+1)//2"]:
     """Ascending eigenvalues of {B, M} = ρ {B, N}, with the null space of B ↦ {B, N} dropped (its ratios +inf)."""
     d = len(weight)
     values, basis = eigh(jax.lax.stop_gradient(weight))

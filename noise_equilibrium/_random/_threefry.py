@@ -8,7 +8,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray, UInt32
+from jaxtyping import Array, Key, UInt32
 
 from .._keys import IMPLEMENTATION
 
@@ -40,7 +40,7 @@ def threefry(key: Pair, count: Pair) -> Pair:
     return left, right
 
 
-def random_bits(keys: PRNGKeyArray, bit_width: int, shape: tuple[int, ...]) -> Array:
+def random_bits(keys: Key[Array, "..."], bit_width: int, shape: tuple[int, ...]) -> Array:
     """What `jax.random.bits` gives for each of the keys: an array of the shape keys.shape + shape."""
     left, right = _hashes(keys, shape)
     dtype = UINT[bit_width]
@@ -49,18 +49,18 @@ def random_bits(keys: PRNGKeyArray, bit_width: int, shape: tuple[int, ...]) -> A
     return (left ^ right).astype(dtype)
 
 
-def split(keys: PRNGKeyArray, shape: tuple[int, ...]) -> PRNGKeyArray:
+def split(keys: Key[Array, "..."], shape: tuple[int, ...]) -> Key[Array, "..."]:
     """What `jax.random.split` gives for each of the keys: keys of the shape keys.shape + shape."""
     return _as_keys(_hashes(keys, shape))
 
 
-def fold_in(keys: PRNGKeyArray, number: UInt32[Array, "..."]) -> PRNGKeyArray:
+def fold_in(keys: Key[Array, "..."], number: UInt32[Array, "..."]) -> Key[Array, "..."]:
     """What `jax.random.fold_in` gives for each of the keys and numbers, which broadcast."""
     data = jax.random.key_data(keys)
     return _as_keys(threefry((data[..., 0], data[..., 1]), (jnp.zeros_like(number), number)))
 
 
-def _hashes(keys: PRNGKeyArray, shape: tuple[int, ...]) -> Pair:
+def _hashes(keys: Key[Array, "..."], shape: tuple[int, ...]) -> Pair:
     """What each key makes of the numbers 0, 1, … of the places of a shape, fewer than 2³²."""
     data = jax.random.key_data(keys)
     low = jax.lax.iota(jnp.uint32, math.prod(shape))
@@ -68,5 +68,5 @@ def _hashes(keys: PRNGKeyArray, shape: tuple[int, ...]) -> Pair:
     return left.reshape(keys.shape + shape), right.reshape(keys.shape + shape)
 
 
-def _as_keys(pair: Pair) -> PRNGKeyArray:
+def _as_keys(pair: Pair) -> Key[Array, "..."]:
     return jax.random.wrap_key_data(jnp.stack(pair, axis=-1), impl=IMPLEMENTATION)

@@ -79,7 +79,7 @@ class LinearTeacher(eqx.Module):
         """
         return jax.vmap(self._sample)(jnp.asarray(normal_points(sum(self.V.shape)), self.V.dtype))
 
-    def _sample(self, normal: Float[Array, " d_x+d_y"]) -> tuple[Float[Array, " d_x"], Float[Array, " d_y"]]:
+    def _sample(self, normal: Float[Array, " dims"]) -> tuple[Float[Array, " d_x"], Float[Array, " d_y"]]:
         d_x = self.V.shape[1]
         x = self.root_x @ normal[:d_x]
         return x, self.V @ x + self.root_noise @ normal[d_x:]

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from .._validate import integer
 from ..models.deep_linear import Params
-from ._inputs import teacher_arrays, width_of
+from ._inputs import teacher_arrays
 from ._minimum import global_minimum
 
 
@@ -49,7 +50,7 @@ def deep_linear_equilibrium(V: ArrayLike, cov_x: ArrayLike, cov_noise: ArrayLike
         [2.0, 2.0, 2.0]
     """
     V, cov_x, cov_noise = teacher_arrays(V, cov_x, cov_noise)
-    hidden = [width_of(width, "a hidden width") for width in widths]
+    hidden = [integer(width, "a hidden width", 1) for width in widths]
     if not hidden:
         raise ValueError("widths is empty; expected the hidden widths, at least one: a single layer has no symmetry.")
     with jax.default_matmul_precision("highest"):

@@ -60,13 +60,6 @@ def weights(matrices: Sequence[ArrayLike]) -> list[Array]:
     return arrays
 
 
-def width_of(width: Any, name: str = "width") -> int:
-    """A hidden width: an integer of at least 1."""
-    if isinstance(width, bool) or not hasattr(width, "__index__") or width < 1:
-        raise ValueError(f"{name} is {width!r}; expected an integer of at least 1.")
-    return int(width)
-
-
 def symmetric_root(matrix: Float[Array, "d d"], power: float = 0.5) -> Float[Array, "d d"]:
     """The symmetric root Σ^{1/2} of a covariance, or another power of it."""
     values, vectors = eigh(matrix)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from ._inputs import covariance, teacher_arrays, weights, width_of
+from .._validate import integer
+from ._inputs import covariance, teacher_arrays, weights
 from ._minimum import global_minimum
 
 
@@ -91,7 +92,7 @@ def initial_hessian_trace(cov_x: ArrayLike, width: int, d_out: int, var_up: Any,
     """
     cov_x = covariance(cov_x, jnp.shape(cov_x)[0], "cov_x", jnp.result_type(float))
     total = jnp.asarray(var_up, cov_x.dtype) + jnp.asarray(var_down, cov_x.dtype)
-    return 2 * width_of(d_out, "d_out") * width_of(width) * jnp.trace(cov_x) * total
+    return 2 * integer(d_out, "d_out", 1) * integer(width, "width", 1) * jnp.trace(cov_x) * total
 
 
 def equilibrium_hessian_trace(V: ArrayLike, cov_x: ArrayLike, cov_noise: ArrayLike, width: int) -> Float[Array, ""]:
@@ -118,7 +119,7 @@ def equilibrium_hessian_trace(V: ArrayLike, cov_x: ArrayLike, cov_noise: ArrayLi
     """
     V, cov_x, cov_noise = teacher_arrays(V, cov_x, cov_noise)
     with jax.default_matmul_precision("highest"):
-        there = global_minimum(V, cov_x, cov_noise, width_of(width))
+        there = global_minimum(V, cov_x, cov_noise, integer(width, "width", 1))
         inputs = jnp.sqrt(there.trace_x / there.risk) * jnp.sum(there.values)
         outputs = jnp.sqrt(there.trace_x * there.risk) * jnp.sum(there.values * jnp.sum(there.up**2, axis=0))
     return 2 * (V.shape[0] * inputs + outputs)

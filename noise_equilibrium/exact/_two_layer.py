@@ -6,9 +6,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from .._linalg import svd
+from .._validate import integer
 from ..models.two_layer_linear import Params
 from ._deep_linear import deep_linear_equilibrium
-from ._inputs import covariance, symmetric_root, weights, width_of
+from ._inputs import covariance, symmetric_root, weights
 
 
 def two_layer_equilibrium(V: ArrayLike, cov_x: ArrayLike, cov_noise: ArrayLike, width: int) -> Params:
@@ -67,7 +68,7 @@ def balanced_factors(product: ArrayLike, down_noise: ArrayLike, up_noise: ArrayL
     """
     (product,) = weights([product])
     d_y, d_x = product.shape
-    width = width_of(width)
+    width = integer(width, "width", 1)
     down_noise = covariance(down_noise, d_x, "down_noise", product.dtype)
     up_noise = covariance(up_noise, d_y, "up_noise", product.dtype)
     with jax.default_matmul_precision("highest"):

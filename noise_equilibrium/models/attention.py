@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._symmetry import Symmetry, double_rotation
+from .._validate import integer
 
 
 class Params(NamedTuple):
@@ -63,11 +64,7 @@ class Network(eqx.Module):
         ValueError: if H is no positive integer.
     """
 
-    heads: int = eqx.field(static=True, default=1)
-
-    def __check_init__(self) -> None:
-        if isinstance(self.heads, bool) or not hasattr(self.heads, "__index__") or self.heads < 1:
-            raise ValueError(f"heads is {self.heads!r}; expected an integer of at least 1.")
+    heads: int = eqx.field(static=True, default=1, converter=lambda heads: integer(heads, "heads", 1))
 
     def predict(self, params: Params, x: Float[Array, "T d"]) -> Float[Array, "T d_y"]:
         """f(X)."""

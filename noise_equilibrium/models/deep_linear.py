@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._symmetry import Symmetry, double_rotation
+from .._validate import integer
 
-Params = list[Float[Array, "d_out d_in"]]
+Params = list[Float[Array, "_ _"]]
 """The weights [W_1, …, W_D], in the order in which they act; W_i has the shape (d_i, d_{i−1})."""
 
 
@@ -54,6 +55,5 @@ def symmetries(depth: int) -> list[Symmetry]:
     Raises:
         ValueError: if D is no integer of at least 2: one layer has no such symmetry.
     """
-    if not hasattr(depth, "__index__") or depth < 2:
-        raise ValueError(f"depth is {depth!r}; expected an integer of at least 2: one layer has no double rotation.")
+    depth = integer(depth, "depth", 2, "one layer has no double rotation")
     return [double_rotation(itemgetter(place + 1), itemgetter(place)) for place in range(depth - 1)]

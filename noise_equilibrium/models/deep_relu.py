@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._symmetry import Symmetry, neuron_rescaling
+from .._validate import integer
 
 
 class Layer(NamedTuple):
@@ -83,9 +84,7 @@ def symmetries(depth: int) -> list[Symmetry]:
     Raises:
         ValueError: if D is no integer of at least 2.
     """
-    if not hasattr(depth, "__index__") or depth < 2:
-        raise ValueError(f"depth is {depth!r}; expected an integer of at least 2: one layer has no hidden neurons.")
-    return [_of_layer(place) for place in range(depth - 1)]
+    return [_of_layer(place) for place in range(integer(depth, "depth", 2, "one layer has no hidden neurons") - 1)]
 
 
 def _of_layer(place: int) -> Symmetry:

@@ -1,6 +1,6 @@
-"""Runs that are recorded densely at the start, where the noise changes fast, and integrals along them."""
+"""Independent runs at once, runs that are recorded densely at the start, and integrals along them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -12,6 +12,37 @@ from jaxtyping import Array, PyTree
 import noise_equilibrium as ne
 
 EARLY, LATER = 100, 95  # records of the first twentieth of the steps, and of the others
+
+
+@eqx.filter_jit
+def independent_runs(
+    problem: ne.Problem,
+    dynamics: ne.AbstractDynamics,
+    starts: PyTree,
+    keys: Array,
+    steps: int,
+    observe: Mapping[str, Any] | None = None,
+    *,
+    records: int = 1,
+    stacked: bool = False,
+) -> ne.Trajectory:
+    """Independent runs at once, one for each start and key.
+
+    Args:
+        problem: the problem.
+        dynamics: of all runs.
+        starts: parameters with the runs in front.
+        keys: a key for each run.
+        steps: the number of steps.
+        observe: observables.
+        records: the number of records after the start; divides the steps.
+        stacked: whether the data of the problem have the runs in front too, one data set or Stream for each.
+    """
+
+    def one(problem: ne.Problem, start: PyTree, key: Array) -> ne.Trajectory:
+        return ne.simulate(problem, dynamics, start, steps, key=key, observe=observe, every=steps // records)
+
+    return eqx.filter_vmap(one, in_axes=(eqx.if_array(0) if stacked else None, 0, 0))(problem, starts, keys)
 
 
 @eqx.filter_jit
