@@ -194,7 +194,7 @@ def test_bad_measurements_are_refused():
         ne.noether_flow(several, 0.02)
     free = ne.measure(problem, params, ne.exponential_symmetry(lambda v: v))
     np.testing.assert_allclose(ne.noether_flow(free, 0.02), ne.noether_flow(problem, params, ne.scaling(), 0.02))
-    with pytest.raises(ValueError, match="matrix-free"):
+    with pytest.raises(ValueError, match="relaxation_rates needs the eigenvalues of A"):
         ne.relaxation_rates(free, 0.02)
     stream = ne.Problem(linear.loss, ne.Stream(lambda key: jax.random.normal(key, (2, 3))))
     with pytest.raises(ValueError, match="measure needs an expectation over a finite data set"):
