@@ -10,7 +10,6 @@ import numpy as np
 
 import noise_equilibrium as ne
 from benchmarks._timing import measure
-from noise_equilibrium._equilibrium._balance import balance, move
 from noise_equilibrium._parameters import split
 from noise_equilibrium.models import two_layer_linear as linear
 
@@ -42,7 +41,7 @@ def costs(repeats: int) -> None:
             def closed(problem: Any, params: Any, moments: Any, bound: Any = bound) -> Any:
                 arrays, _ = split(params)
                 law = ne.SDE(2 * NOISE_SCALE, 1).charge_law(problem)
-                return move(bound, arrays, balance(bound, arrays, moments, law, problem.num_samples).motion)
+                return bound.multiply(arrays, bound.balance(arrays, moments, law, problem.num_samples).motion)
 
             functions = {
                 "moments": lambda problem, p, m, symmetry=symmetry: ne.noise_moments(problem, p, symmetry),
