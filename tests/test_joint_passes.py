@@ -107,7 +107,11 @@ def by_turns(problem, params, symmetries, law):
     return search(data_ground(problem, rebuild), arrays, bound, as_law(law).charge_law(problem))
 
 
-@pytest.mark.parametrize("law", [0.05, ne.SGD(0.05, 4, replacement=False)], ids=["σ²", "without"])
+@pytest.mark.parametrize(
+    "law",
+    [0.05, pytest.param(ne.SGD(0.05, 4, replacement=False), marks=pytest.mark.slow)],
+    ids=["σ²", "without"],
+)
 def test_scalings_that_share_parameters_need_one_pass(law, monkeypatch):
     problem, params, symmetries = mlp((3, 5, 4, 6, 2))
     passes = counted(monkeypatch)
@@ -195,6 +199,7 @@ def test_many_layers_are_one_batch_and_the_same_as_each_alone(monkeypatch):
         np.testing.assert_allclose(found.element[place], alone.element, rtol=0, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_what_does_not_share_is_not_balanced_in_turn():
     """A chain of two matrix symmetries takes turns; a third that stands apart is done at once, with the same result."""
     weights = [normal(i, 3, 3) for i in range(3)] + [normal(7, 4, 3), normal(8, 3, 4)]

@@ -19,6 +19,8 @@ SYMMETRIES = {
     "symmetric": linear.symmetry,
     "generator": ne.exponential_symmetry(np.diag([1.0] * 12 + [-1.0] * 12)),
 }
+FEW = ["diagonal", "symmetric"]
+SLOW = [pytest.param(algebra, marks=pytest.mark.slow) for algebra in ("scalar", "generator")]
 LAWS = {"σ²": 0.02, "with": ne.SGD(0.1, 4), "without": ne.SGD(0.1, 4, replacement=False), "sde": ne.SDE(0.1, 4)}
 
 
@@ -42,7 +44,7 @@ CONSUMERS = {
 }
 
 
-@pytest.mark.parametrize("algebra", SYMMETRIES)
+@pytest.mark.parametrize("algebra", [*FEW, *SLOW])
 def test_every_consumer_takes_a_measurement(algebra):
     problem, params = network()
     symmetry = SYMMETRIES[algebra]
@@ -110,7 +112,7 @@ def test_nothing_is_measured_twice():
 # --- data that are not at hand ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("algebra", SYMMETRIES)
+@pytest.mark.parametrize("algebra", [*FEW, *SLOW])
 def test_the_sum_of_parts_is_as_good_as_the_whole(algebra):
     problem, params = network()
     symmetry = SYMMETRIES[algebra]
