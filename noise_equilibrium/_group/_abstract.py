@@ -263,8 +263,9 @@ class AbstractGroup(eqx.Module):
         if not jnp.issubdtype(element.dtype, jnp.floating):
             element = element.astype(float)
         if element.shape != self.public_shape:
-            expected = self.public_shape or "one number"
-            raise ValueError(f"the element has shape {element.shape}; expected {expected}, the shape of the charge.")
+            raise ValueError(
+                f"the element has shape {element.shape}; expected {self.public_shape}, the shape of the charge."
+            )
         return element.reshape(self.shape)
 
     @property

@@ -33,7 +33,7 @@ class RedrawnMoments(eqx.Module):
         within: moments of the redrawing, noise E_i Cov_ε(g_i).
         num_samples: N.
         redraws: R, how often each sample was redrawn.
-        symmetries: the symmetries, bound to the parameters.
+        symmetries: the symmetries, bound to the parameters; None of moments that were put together by hand.
         params: the parameters.
         weight_decay: γ.
     """
@@ -41,10 +41,10 @@ class RedrawnMoments(eqx.Module):
     between: Any
     within: Any
     num_samples: int = eqx.field(static=True)
-    redraws: int = eqx.field(static=True)
-    symmetries: BoundSymmetries
-    params: PyTree
-    weight_decay: Any
+    redraws: int = eqx.field(static=True, default=1)
+    symmetries: BoundSymmetries | None = None
+    params: PyTree = None
+    weight_decay: Any = 0.0
 
     def measurement(self) -> Any:
         """Both parts, for flows, rates and equilibria, which take the moments themselves as well.
@@ -53,7 +53,12 @@ class RedrawnMoments(eqx.Module):
 
         Returns:
             A `Measurement` without data; a tuple of them if the symmetry was a sequence.
+
+        Raises:
+            ValueError: if the moments do not know the symmetries they are of.
         """
+        if self.symmetries is None:
+            raise ValueError("these moments do not know their symmetries; expected what redrawn_moments returns.")
         several = self.symmetries.several
         pairs = zip(self.between, self.within, strict=True) if several else [(self.between, self.within)]
         source, count = Source(self.weight_decay, self.num_samples), self.num_samples * self.redraws
