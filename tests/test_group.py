@@ -68,7 +68,11 @@ def together(params):
     return jnp.stack([params["even"], params["odd"]], axis=1).reshape(6, 3)
 
 
-@pytest.mark.parametrize("law", [0.05, ne.SGD(0.05, 4, replacement=False)], ids=["σ²", "without"])
+@pytest.mark.parametrize(
+    "law",
+    [0.05, pytest.param(ne.SGD(0.05, 4, replacement=False), marks=pytest.mark.slow)],
+    ids=["σ²", "without"],
+)
 def test_a_group_of_numbers(law):
     problem, params = pairs_problem()
     theirs, theirs_params, legs = as_legs()

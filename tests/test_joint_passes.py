@@ -140,6 +140,7 @@ def test_a_dead_neuron_between_scaled_layers_rests_and_an_unused_one_dies():
     np.testing.assert_allclose(problem.risk(found.params), problem.risk(params), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_derivatives_through_one_pass_are_finite_differences():
     problem, params, symmetries = mlp((3, 4, 5, 2), samples=20)
     along = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(1.0, 1 + leaf.size)).reshape(leaf.shape), params)

@@ -148,6 +148,7 @@ def test_the_sum_of_parts_in_single_precision():
     chex.assert_trees_all_close(found.params, whole.params, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_estimate_carries_its_standard_errors_on():
     """Against the spread over independent samples; the standard error of a standard error of 32 is 1/√62."""
     teacher = ne.data.LinearTeacher(np.eye(3), np.eye(3), 0.1 * np.eye(3))
