@@ -87,12 +87,12 @@ class MatrixGroup(AbstractGroup):
         return self.blocks * self.axis * (self.axis + 1) // 2
 
     def coordinates(self, element: Array) -> Array:
-        rows, columns = jnp.triu_indices(self.axis)
+        rows, columns = np.triu_indices(self.axis)
         weights = jnp.where(rows == columns, 1, jnp.sqrt(2)).astype(element.dtype)
         return (element[:, rows, columns] * weights).ravel()
 
     def element_of(self, numbers: Array) -> Array:
-        rows, columns = jnp.triu_indices(self.axis)
+        rows, columns = np.triu_indices(self.axis)
         halves = jnp.where(rows == columns, 0.5, jnp.sqrt(0.5)).astype(numbers.dtype)
         upper = jnp.zeros(self.shape, numbers.dtype)
         upper = upper.at[:, rows, columns].set(numbers.reshape(self.blocks, -1) * halves)
@@ -100,7 +100,7 @@ class MatrixGroup(AbstractGroup):
 
     def on_basis(self, values: Array, squared: bool = False) -> Array:
         """The basis is E_kl + E_lk, and E_kk on the diagonal."""
-        rows, columns = jnp.triu_indices(self.axis)
+        rows, columns = np.triu_indices(self.axis)
         diagonal = jnp.diagonal(values, axis1=1, axis2=2)
         if squared:  # (E_kl + E_lk)² = E_kk + E_ll
             both = diagonal[:, rows] + diagonal[:, columns]

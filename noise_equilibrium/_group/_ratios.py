@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from .._linalg import eigh
@@ -75,7 +76,8 @@ def all_ratios(noise: Float[Array, "d d"], weight: Float[Array, "d d"]) -> Float
     d = len(weight)
     values, basis = eigh(jax.lax.stop_gradient(weight))
     full = _present(values)
-    rows, columns = jnp.triu_indices(d)
+    # NumPy's are constants; those of newer versions of JAX are an operation that a program in double cannot hold.
+    rows, columns = np.triu_indices(d)
     # In the eigenbasis of N, B_ij + B_ji is scaled by n_i + n_j; whiten by it, on an orthonormal basis of the B.
     units = jnp.zeros((len(rows), d, d), values.dtype).at[jnp.arange(len(rows)), rows, columns].set(1)
     units = (units + units.mT) * jnp.where(rows == columns, 0.5, jnp.sqrt(0.5)).astype(values.dtype)[:, None, None]
