@@ -513,7 +513,7 @@ def test_single_precision_is_enough(name):
 
 @pytest.mark.float32
 @pytest.mark.parametrize("name", ["5-3-5", "3-5-3", "4-5-3"])
-def test_single_precision_far_from_balance_is_refined(name):
+def test_single_precision_is_enough_far_from_balance(name):
     """Legs a factor 10 out of balance: their R has eigenvalues 10⁴ apart."""
     shape, plus_die, minus_die = SHAPES[name]
     single, start = linear_problem(*shape)

@@ -7,7 +7,7 @@ import pytest
 from cases import leaf, normal, squared
 
 import noise_equilibrium as ne
-from noise_equilibrium._noise import bound_moments
+from noise_equilibrium._noise import measured_moments
 from noise_equilibrium._per_sample import _chunks
 
 PARAMS = {"u": normal(1, 7, 11), "w": normal(2, 11, 13), "b": normal(3, 11), "g": normal(4, 2, 2)}
@@ -69,7 +69,9 @@ def test_the_flops_are_those_of_the_compiler(symmetry):
     problem = ne.Problem(net, (normal(5, 512, 13), normal(6, 512, 7)))
     found = ne.explain(problem, PARAMS, symmetry)
     bound = (symmetry.bind(PARAMS),)
-    compiled = jax.jit(lambda p, d: bound_moments(ne.Problem(net, d), p, bound)).lower(PARAMS, problem.data).compile()
+    compiled = (
+        jax.jit(lambda p, d: measured_moments(ne.Problem(net, d), p, bound)).lower(PARAMS, problem.data).compile()
+    )
     np.testing.assert_allclose(found.flops, compiled.cost_analysis()["flops"], rtol=0.2)
 
 
@@ -88,7 +90,7 @@ def test_an_algebra_computes_only_what_it_needs(algebra):
     """11 is the length of the axis alone: a d × d Gram shows as a shape (11, 11), a diagonal as (11,)."""
     legs = [ne.Leg(leaf("u"), 1, +1), ne.Leg(leaf("w"), 0, -1)]
     bound = ne.Symmetry(legs, algebra).bind(PARAMS)
-    jaxpr = jax.make_jaxpr(lambda p, d: bound_moments(ne.Problem(net, d), p, (bound,)))(PARAMS, DATA)
+    jaxpr = jax.make_jaxpr(lambda p, d: measured_moments(ne.Problem(net, d), p, (bound,)))(PARAMS, DATA)
     squares = [shape for shape in shapes_inside(jaxpr.jaxpr) if shape.count(11) >= 2]
     assert bool(squares) == (algebra == "symmetric")
     # And never a gradient of a single sample: no value has both axes of a weight and the samples.

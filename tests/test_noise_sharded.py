@@ -20,7 +20,7 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 warnings.simplefilter("error")
 import noise_equilibrium as ne
-from noise_equilibrium._noise import bound_moments
+from noise_equilibrium._noise import measured_moments
 from noise_equilibrium._per_sample import _chunks
 
 assert len(jax.devices()) == 4
@@ -128,7 +128,7 @@ for mesh in (AUTOMATIC, EXPLICIT):
         problem = ne.Problem(fresh, sharded)
         check("moments", ne.noise_moments(problem, there, symmetries), alone)
         chunk = ne.explain(problem, there, symmetries).chunk
-        program = jax.jit(lambda d, p: bound_moments(ne.Problem(fresh, d), p, bound)).lower(sharded, there).compile()
+        program = jax.jit(lambda d, p: measured_moments(ne.Problem(fresh, d), p, bound)).lower(sharded, there).compile()
         assert not movements(program), (mesh, chunk, movements(program))
         assert "all-reduce" in program.as_text()
         print("ok", chunk)

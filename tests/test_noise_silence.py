@@ -39,6 +39,12 @@ ASKED = {
     "charge_rates": lambda problem: ne.charge_rates(problem, PARAMS, IGNORING),
     "explain": lambda problem: ne.explain(problem, PARAMS, IGNORING),
     "noether_flow": lambda problem: ne.noether_flow(problem, PARAMS, IGNORING, 0.1),
+    "measure": lambda problem: ne.measure(problem, PARAMS, IGNORING),
+    "relaxation_rates": lambda problem: ne.relaxation_rates(problem, PARAMS, IGNORING, 0.1),
+    "orbit_flow": lambda problem: ne.orbit_flow(problem, PARAMS, IGNORING, 0.1, [1.0]),
+    "find_equilibrium": lambda problem: ne.find_equilibrium(problem, PARAMS, IGNORING, 0.1),
+    "a joint one": lambda problem: ne.find_equilibrium(problem, PARAMS, [ne.scaling(leaf("u")), IGNORING], 0.1),
+    "predict": lambda problem: ne.predict(problem, PARAMS, IGNORING, 0.1),
     "expected_charge_step": lambda problem: ne.expected_charge_step(problem, PARAMS, IGNORING, ne.SGD(0.1, 1)),
     "redrawn_moments": lambda _: ne.redrawn_moments(REDRAWN, PARAMS, IGNORING, key=jax.random.key(0)),
 }

@@ -7,7 +7,8 @@ import pytest
 from cases import leaf, normal, squared
 
 import noise_equilibrium as ne
-from noise_equilibrium._noise import bound_moments
+from noise_equilibrium._noise._moments import measured_moments, moments_and_mean
+from noise_equilibrium._parameters import split
 from noise_equilibrium._per_sample import LegGram, _gram_plan, _reading
 from noise_equilibrium._per_sample._outer_products import GradientForm, gram
 from noise_equilibrium._per_sample._tapped_loss import tap
@@ -110,14 +111,15 @@ def test_the_mean_gradient_of_all_parameters_comes_with_the_moments(monkeypatch,
     bound = tuple(s.bind(PARAMS) for s in symmetries.get(name, [ROTATION, EVERYTHING]))
     fresh = lambda p, z: loss(p, z)  # noqa: E731 (what is compiled with another chunk must not be found again)
     problem = ne.Problem(fresh, DATA, weight_decay=0.3)  # decay is no part of the mean gradient of the loss
-    moments, gradient = bound_moments(problem, PARAMS, bound, gradient=True)
+    moments, mean, _ = moments_and_mean(problem, PARAMS, bound, gradient=True)
+    gradient = split(PARAMS)[1](mean)
     floats = {name: value for name, value in PARAMS.items() if name != "steps"}
     expected = jax.grad(lambda p: jnp.mean(jax.vmap(loss, in_axes=(None, 0))(p, DATA)))(floats)
     assert gradient.keys() == PARAMS.keys()
     np.testing.assert_array_equal(gradient["steps"], PARAMS["steps"])
     for key, value in expected.items():
         np.testing.assert_allclose(gradient[key], value, rtol=0, atol=1e-13 * np.max(np.abs(value)), err_msg=key)
-    alone = bound_moments(problem, PARAMS, bound)
+    alone, _ = measured_moments(problem, PARAMS, bound)
     for ours, theirs in zip(jax.tree.leaves(moments), jax.tree.leaves(alone), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-14)
 
@@ -127,5 +129,5 @@ def test_the_mean_gradient_has_the_precision_of_the_moments():
     params = {name: jnp.asarray(value, jnp.bfloat16) for name, value in PARAMS.items() if name != "steps"}
     data = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16) if x.ndim > 1 else jnp.asarray(x), DATA)
     problem = ne.Problem(loss, data)
-    _, gradient = bound_moments(problem, params, (NEURONS.bind(params),), gradient=True)
-    assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype(jnp.float32)}
+    _, mean, _ = moments_and_mean(problem, params, (NEURONS.bind(params),), gradient=True)
+    assert {leaf.dtype for leaf in mean} == {jnp.dtype(jnp.float32)}

@@ -51,7 +51,7 @@ def grams(params, heads):
 
 
 def compare(d, widths, decay, heads, draws, seed):
-    """Statuses of both precisions, the largest error of a Gram, and the largest residual in single precision."""
+    """Statuses of both precisions; of draws with an equilibrium the largest error of a Gram, and residual in single."""
     rng = np.random.default_rng(seed)
     statuses, errors, residuals = [], [], []
     for _ in range(draws):
@@ -62,6 +62,8 @@ def compare(d, widths, decay, heads, draws, seed):
             exact = find(*wide, jnp.asarray(np.float32(decay), jnp.float64), heads)
         assert all(leaf.dtype in (jnp.float32, jnp.int32) for leaf in jax.tree.leaves(found))
         statuses.append((ne.Status(int(found.status)), ne.Status(int(exact.status))))
+        if exact.status == ne.Status.DIVERGES:
+            continue
         pairs = zip(grams(found.params, heads), grams(exact.params, heads), strict=True)
         errors.append(max(np.max(np.abs(ours - theirs)) / np.max(np.abs(theirs)) for ours, theirs in pairs))
         residuals.append(float(found.residual))
@@ -70,8 +72,12 @@ def compare(d, widths, decay, heads, draws, seed):
 
 def assert_as_in_double(d, widths, decay, heads, draws, seed):
     statuses, error, residual = compare(d, widths, decay, heads, draws, seed)
-    wanted = ne.Status.LIMIT if widths == "wider" else ne.Status.CONVERGED
-    assert set(statuses) == {(wanted, wanted)}
+    # Directions of a head that its neighbours have no room for die.
+    wanted = ne.Status.LIMIT if d // heads > max(WIDTHS[widths](d)) else ne.Status.CONVERGED
+    assert all(ours == theirs for ours, theirs in statuses)
+    others = [ours for ours, _ in statuses if ours != wanted]
+    # As many samples as dimensions leave all but no noise in some direction: there double precision too may find none.
+    assert not others or (d == SAMPLES and others == [ne.Status.DIVERGES])
     assert error <= (1e-4 if d == SAMPLES else 2e-6)  # as many samples as dimensions: inputs as ill-conditioned as legs
     assert residual <= 2e-6
 

@@ -10,9 +10,10 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from .._flow import AbstractLaw, ChargeLaw, as_law
 from .._group import AbstractGroup, Groups
-from .._noise import AbstractMoments, Measurement, bound_moments, measured, or_measurement
+from .._noise import AbstractMoments, Measurement, measured, measured_moments, or_measurement
 from .._numbers import jit
 from .._parameters import accumulation_dtype, split
+from .._per_sample import Silence
 from .._problem import Problem
 from .._symmetry import AbstractSymmetry, bind
 from ._joint import joint
@@ -93,6 +94,9 @@ def find_equilibrium(
             symmetries of a sequence that do not commute because both act on one axis of a parameter.
         RuntimeError: with `throw`, if there is no equilibrium or it was not found.
 
+    Warns:
+        UserWarning: as `noise_moments`.
+
     Not checked: that the loss has the symmetry; a residual that does not vanish (NOT_CONVERGED) says that it has not.
     That an exponential symmetry commutes with the others of a sequence.
 
@@ -115,19 +119,20 @@ def find_equilibrium(
     if not isinstance(problem, Problem):
         measurement = measured(problem, params, symmetry, "find_equilibrium")
         law.charge_law(measurement.source)
-        found = _find_from(measurement, law)
+        found, _ = _find_from(measurement, law)  # what the loss ignores was told when it was measured
         return or_raise(found, (measurement.symmetry,)) if throw else found
     problem.require_finite("find_equilibrium")
     law.charge_law(problem)  # raises for bad numbers, which cannot be seen once they are traced
     if isinstance(symmetry, AbstractSymmetry):
         several = (_bound(symmetry, params),)
-        found = _find_one(problem, params, several[0], law)
+        found, silence = _find_one(problem, params, several[0], law)
     else:
         if not isinstance(symmetry, Sequence) or not symmetry:
             raise ValueError(f"symmetry is {symmetry!r}; expected one Symmetry, or a sequence of at least one.")
         several = tuple(_bound(one, params) for one in symmetry)
         _require_commuting(several)
-        found = _find_several(problem, params, several, law)
+        found, silence = _find_several(problem, params, several, law)
+    silence.warn()
     return or_raise(found, several) if throw else found
 
 
@@ -152,18 +157,20 @@ def _require_commuting(symmetries: Groups) -> None:
 
 
 @jit
-def _find_one(problem: Problem, params: PyTree, symmetry: AbstractGroup, law: AbstractLaw) -> Equilibrium:
+def _find_one(
+    problem: Problem, params: PyTree, symmetry: AbstractGroup, law: AbstractLaw
+) -> tuple[Equilibrium, Silence]:
     arrays, rebuild = split(params)
     coefficients = law.charge_law(problem)
     usable = _where(_known(arrays, coefficients), arrays, 1)
     gauge = symmetry.vantage(usable)
     seen = usable if gauge is None else symmetry.multiply(usable, gauge)
-    (moments,) = bound_moments(problem, rebuild(seen), (symmetry,), True)
+    (moments,), _ = measured_moments(problem, rebuild(seen), (symmetry,), True)
     return _balanced(params, symmetry, moments, coefficients, problem.num_samples, gauge, problem)
 
 
 @jit
-def _find_from(measurement: Measurement, law: AbstractLaw) -> Equilibrium:
+def _find_from(measurement: Measurement, law: AbstractLaw) -> tuple[Equilibrium, Silence]:
     moments, coefficients = law.acting(measurement)
     params, symmetry, count = measurement.params, measurement.symmetry, measurement.count
     return _balanced(params, symmetry, moments, coefficients, count, None, measurement.problem)
@@ -177,7 +184,7 @@ def _balanced(
     samples: Any,
     gauge: Any,
     problem: Problem | None,
-) -> Equilibrium:
+) -> tuple[Equilibrium, Silence]:
     """The equilibrium of one symmetry from its moments, and the flow that is left there if it can be measured."""
     arrays, rebuild = split(params)
     known = _known(arrays, law)
@@ -187,15 +194,15 @@ def _balanced(
     stay = ~finite | found.idle
     there = rebuild(_where(stay, arrays, symmetry.multiply(arrays, found.motion)))
     if problem is None:
-        residual = jnp.asarray(jnp.nan, accumulation_dtype(arrays))
+        residual, silence = jnp.asarray(jnp.nan, accumulation_dtype(arrays)), Silence()
     else:
-        (moments,) = bound_moments(problem, there, (symmetry,))
+        (moments,), silence = measured_moments(problem, there, (symmetry,))
         # Where nothing acts the flow is rounding error over rounding error: 0/0 := 0.
         residual = jnp.where(found.idle, 0, relative_flow(*law.sides(moments)))
     element, to_zero, to_infinity = map(symmetry.public, (found.element, found.to_zero, found.to_infinity))
     at_limit = jnp.any(to_zero != 0) | jnp.any(to_infinity != 0)
     flow = residual if problem is not None else jnp.zeros_like(residual)
-    return Equilibrium(
+    equilibrium = Equilibrium(
         params=there,
         element=jnp.where(finite, element, 0),
         residual=residual,
@@ -204,6 +211,7 @@ def _balanced(
         to_infinity=to_infinity,
         sweeps=jnp.ones((), jnp.int32),
     )
+    return equilibrium, silence
 
 
 def _known(arrays: list[Array], law: ChargeLaw) -> Array:
@@ -219,7 +227,9 @@ def _where(condition: Array, chosen: PyTree, otherwise: Any) -> Any:
 
 
 @jit
-def _find_several(problem: Problem, params: PyTree, symmetries: Groups, law: AbstractLaw) -> Equilibrium:
+def _find_several(
+    problem: Problem, params: PyTree, symmetries: Groups, law: AbstractLaw
+) -> tuple[Equilibrium, Silence]:
     arrays, rebuild = split(params)
     coefficients = law.charge_law(problem)
     known = _known(arrays, coefficients)
@@ -230,10 +240,10 @@ def _find_several(problem: Problem, params: PyTree, symmetries: Groups, law: Abs
     for symmetry, end in zip(symmetries, found.ends, strict=True):
         moved = symmetry.multiply(moved, end.motion)
     there = rebuild(_where(~finite | jnp.all(idle), arrays, moved))
-    measured = bound_moments(problem, there, symmetries)
+    moments_there, silence = measured_moments(problem, there, symmetries)
     flows = [
         jnp.where(end.idle, 0, relative_flow(*coefficients.sides(moments)).astype(accumulation_dtype(arrays)))
-        for end, moments in zip(found.ends, measured, strict=True)
+        for end, moments in zip(found.ends, moments_there, strict=True)
     ]
     # A search that measures anew at every step finds a point without flow also where the loss is not invariant.
     residual = jnp.where(_same_loss(problem, params, there) | ~finite, jnp.max(jnp.stack(flows)), 1)
@@ -244,7 +254,7 @@ def _find_several(problem: Problem, params: PyTree, symmetries: Groups, law: Abs
     elements, to_zero, to_infinity = zip(*_where(finite, ends, 0), strict=True)
     at_limit = jnp.stack([jnp.any(limit != 0) for limit in [*to_zero, *to_infinity]]).any()
     diverges = jnp.stack([end.diverges for end in found.ends]).any()
-    return Equilibrium(
+    equilibrium = Equilibrium(
         params=there,
         element=elements,
         residual=residual,
@@ -253,6 +263,7 @@ def _find_several(problem: Problem, params: PyTree, symmetries: Groups, law: Abs
         to_infinity=to_infinity,
         sweeps=found.sweeps,
     )
+    return equilibrium, silence
 
 
 def _same_loss(problem: Problem, params: PyTree, there: PyTree) -> Array:

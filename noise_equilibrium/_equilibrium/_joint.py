@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Int
 
 from .._flow import ChargeLaw
 from .._group import AbstractGroup, Groups
-from .._noise import bound_moments
+from .._noise import measured_moments
 from .._problem import Problem
 from ._alike import balances, vantages
 from ._numerics import all_finite
@@ -106,7 +106,7 @@ def _from_one_pass(
     for symmetry, gauge in zip(symmetries, gauges, strict=True):
         seen = seen if gauge is None else symmetry.multiply(seen, gauge)
     terms = [term for plan in plans for term in plan.terms]
-    measured = bound_moments(problem, rebuild(seen), (*symmetries, *terms), True)
+    measured, _ = measured_moments(problem, rebuild(seen), (*symmetries, *terms), True)
     finite = all_finite(jax.tree_util.tree_leaves(measured))
     measured = jax.tree_util.tree_map(lambda leaf: jnp.where(finite, leaf, 1), measured)
     moments, rest = measured[: len(symmetries)], list(measured[len(symmetries) :])

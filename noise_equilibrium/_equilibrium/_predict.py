@@ -10,7 +10,7 @@ import optimistix as optx
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._flow import as_law
-from .._noise import bound_moments
+from .._noise import measured_moments
 from .._numbers import jit, require
 from .._parameters import flatten
 from .._problem import Problem
@@ -133,7 +133,7 @@ def _descend(problem: Problem, params: PyTree, steps: int) -> tuple[PyTree, Arra
         throw=False,
     ).value
     minimum = unflatten(jnp.where(jnp.all(jnp.isfinite(found)), found, theta))
-    (moments,) = bound_moments(problem, minimum, (scaling().bind(minimum),))  # ‖∇L‖² and Tr Σ
+    (moments,), _ = measured_moments(problem, minimum, (scaling().bind(minimum),))  # ‖∇L‖² and Tr Σ
     mean, whole = moments.mean_plus, moments.mean_plus + moments.noise_plus
     return minimum, jnp.sqrt(jnp.where(whole > 0, mean / jnp.where(whole > 0, whole, 1), 0))
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .._double import in_double
 from .._flow import ChargeLaw
 from .._group import AbstractGroup, Groups
-from .._noise import AbstractMoments, bound_moments
+from .._noise import AbstractMoments, measured_moments
 from .._parameters import accumulation_dtype
 from .._problem import Problem
 from ._implicit import implicit_zero
@@ -46,7 +46,7 @@ def data_ground(problem: Problem, rebuild: Rebuild) -> Ground:
     """The parameters themselves, measured by a pass over the data at every place."""
 
     def moments(arrays: list[Array], symmetries: Groups, double: bool) -> tuple[AbstractMoments, ...]:
-        return bound_moments(problem, rebuild(arrays), symmetries, double)
+        return measured_moments(problem, rebuild(arrays), symmetries, double)[0]
 
     return Ground(moments, lambda group, arrays, motion: group.multiply(arrays, motion), problem.num_samples)
 

@@ -2,8 +2,8 @@
 
 from ._abstract import AbstractGroup, Balance
 from ._elementwise import ElementwiseGroup
-from ._matrix import MatrixGroup
+from ._matrix import MatrixGroup, times
 
 Groups = tuple[AbstractGroup, ...]
 
-__all__ = ["AbstractGroup", "Balance", "ElementwiseGroup", "Groups", "MatrixGroup"]
+__all__ = ["AbstractGroup", "Balance", "ElementwiseGroup", "Groups", "MatrixGroup", "times"]

@@ -34,6 +34,12 @@ from ._ratios import Extremes, all_ratios, extremes
 Matrix = Float[Array, "d d"]
 
 
+def times(rows: Float[Array, "H m k"], factor: Any) -> Float[Array, "H m k"]:
+    """Rows multiplied by a matrix each block, in double precision, in their own dtype."""
+    product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    return in_double(product, rows, factor).astype(rows.dtype)
+
+
 class MatrixGroup(AbstractGroup):
     """A group whose elements are symmetric k × k matrices, one for each of H blocks: `shape` is (H, k, k).
 
@@ -50,8 +56,7 @@ class MatrixGroup(AbstractGroup):
 
     def times(self, rows: Float[Array, "H m k"], factor: Any) -> Float[Array, "H m k"]:
         """Rows multiplied by a factor, in double precision, in their own dtype."""
-        product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-        return in_double(product, rows, factor).astype(rows.dtype)
+        return times(rows, factor)
 
     @property
     def axis(self) -> int:

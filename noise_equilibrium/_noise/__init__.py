@@ -6,7 +6,7 @@
 from .._per_sample import Explanation, LegPath, explain
 from ._abstract import AbstractMoments, Moments
 from ._measurement import Measurement, Source, measure, measured, or_measurement
-from ._moments import bound_moments, noise_moments
+from ._moments import measured_moments, noise_moments
 from ._partial import MomentEstimate, PartialMoments, combine_moments, estimate_moments, partial_moments
 from ._redrawn import RedrawnMoments, redrawn_moments
 from ._reference import gradient_covariance
@@ -25,7 +25,6 @@ __all__ = [
     "RedrawnMoments",
     "Source",
     "SpectralMoments",
-    "bound_moments",
     "charge_rates",
     "combine_moments",
     "estimate_moments",
@@ -33,6 +32,7 @@ __all__ = [
     "gradient_covariance",
     "measure",
     "measured",
+    "measured_moments",
     "noise_moments",
     "noise_trace",
     "noise_weights",

@@ -1,7 +1,6 @@
 """A measurement: what the gradient noise does along a symmetry at one point, taken once and used by everything."""
 
 import functools
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
@@ -186,7 +185,6 @@ def or_measurement(function: Callable[P, R]) -> Callable[P, R]:
             args = (args[0], None, None, *args[1:])
         return function(*args, **kwargs)
 
-    call.__signature__ = inspect.signature(function)  # pyright: ignore[reportAttributeAccessIssue]
     return call
 
 

@@ -7,7 +7,7 @@ with E the mean over the N samples (1/N), each leg written as a matrix with its 
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import jax
 from jaxtyping import Array, PyTree
@@ -84,49 +84,19 @@ def noise_moments(
     return bound.as_given(moments)
 
 
-@overload
-def bound_moments(
+@jit
+def measured_moments(
     problem: Problem, params: PyTree, symmetries: Groups, double: bool = False
-) -> tuple[AbstractMoments, ...]: ...
+) -> tuple[tuple[AbstractMoments, ...], Silence]:
+    """`noise_moments` of symmetries that know their parameters, finite or not, and what the loss does not depend on.
 
-
-@overload
-def bound_moments(
-    problem: Problem, params: PyTree, symmetries: Groups, double: bool = False, *, gradient: Literal[True]
-) -> tuple[tuple[AbstractMoments, ...], PyTree]: ...
-
-
-def bound_moments(
-    problem: Problem, params: PyTree, symmetries: Groups, double: bool = False, *, gradient: bool = False
-) -> Any:
-    """`noise_moments` of symmetries that know their parameters, for use in programs: finite or not.
+    Compiled once per problem, shapes and legs. Nothing is said of what the loss ignores: that is for the function that
+    a user calls, at every call.
 
     Args:
         problem: a finite problem.
         params: the parameters.
         symmetries: of these parameters; at least one.
-        double: whether the Grams of matrix symmetries are summed, and kept, in double precision.
-        gradient: whether the mean gradient ḡ of the loss (without weight decay) is returned too. It comes from the same
-            pass: the backward pass, in whose activations the moments are found, is that of all parameters then.
-
-    Returns:
-        The moments; with the gradient (moments, ḡ), ḡ a pytree like params in the dtype of the moments.
-    """
-    moments, mean, silence = moments_and_mean(problem, params, symmetries, double, gradient)
-    silence.warn()
-    return (moments, split(params)[1](mean)) if gradient else moments
-
-
-@jit
-def measured_moments(
-    problem: Problem, params: PyTree, symmetries: Groups, double: bool = False
-) -> tuple[tuple[AbstractMoments, ...], Silence]:
-    """The moments, and what the loss does not depend on; compiled once per problem, shapes and legs.
-
-    Args:
-        problem: a finite problem.
-        params: the parameters.
-        symmetries: of these parameters.
         double: whether the Grams of matrix symmetries are summed, and kept, in double precision.
     """
     moments, _, silence = moments_and_mean(problem, params, symmetries, double)
@@ -141,7 +111,11 @@ def moments_and_mean(
     double: bool = False,
     gradient: bool = False,
 ) -> tuple[tuple[AbstractMoments, ...], list[Array], Silence]:
-    """The same, and ḡ, one array per parameter; without `gradient` it is zero where no symmetry acts."""
+    """The same, and ḡ of the loss, without decay: one array per parameter, in the dtype of the moments.
+
+    Without `gradient` it is zero where no symmetry acts. With it the backward pass, in whose activations the moments
+    are found, is that of all parameters.
+    """
     of_legs = [group for group in symmetries if isinstance(group, BoundSymmetry)]
     others = [group for group in symmetries if not isinstance(group, BoundSymmetry)]
     leg_moments, mean, silence = [], [], Silence()

@@ -10,14 +10,13 @@ and the public shapes drop the H when there is a single block.
 
 import abc
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._double import in_double
+from .._group import times
 from .._numbers import cast
 
 
@@ -37,10 +36,6 @@ class Algebra(abc.ABC):
     @abc.abstractmethod
     def product(self, left: Float[Array, "H m k"], right: Float[Array, "H m k"]) -> Array:
         """leftᵀ right, contracted with everything the algebra cannot see."""
-
-    def gram(self, leg: Float[Array, "H m k"]) -> Array:
-        """legᵀ leg: what a leg adds to a charge."""
-        return self.product(leg, leg)
 
     @abc.abstractmethod
     def apply(self, leg: Float[Array, "H m k"], factor: Any) -> Float[Array, "H m k"]:
@@ -87,9 +82,6 @@ class Entrywise(Diagonal):
     def product(self, left: Float[Array, "1 m 1"], right: Float[Array, "1 m 1"]) -> Float[Array, "1 m"]:
         return (left * right)[..., 0]
 
-    def apply(self, leg: Float[Array, "1 m 1"], factor: Float[Array, "1 m"]) -> Float[Array, "1 m 1"]:
-        return leg * cast(factor, leg)[..., None]
-
 
 class Symmetric(Algebra):
     """A symmetric matrix on the axis."""
@@ -105,8 +97,7 @@ class Symmetric(Algebra):
         return jnp.einsum("hmk,hml->hkl", left, right, precision=jax.lax.Precision.HIGHEST)
 
     def apply(self, leg: Float[Array, "H m k"], factor: Any) -> Float[Array, "H m k"]:
-        product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-        return in_double(product, leg, factor).astype(leg.dtype)
+        return times(leg, factor)
 
 
 ALGEBRAS: dict[str, Algebra] = {"scalar": Scalar(), "diagonal": Diagonal(), "symmetric": Symmetric()}
