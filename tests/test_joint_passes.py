@@ -15,7 +15,7 @@ from noise_equilibrium._noise import measured_moments
 from noise_equilibrium._noise._reference import per_sample_gradients
 from noise_equilibrium._parameters import split
 from noise_equilibrium._symmetry import ElementwiseLegs, MatrixLegs
-from noise_equilibrium._symmetry._algebra import Entrywise
+from noise_equilibrium._symmetry._algebra import ALGEBRAS
 from noise_equilibrium._symmetry._leg import BoundLeg
 
 
@@ -55,7 +55,8 @@ def test_second_moments_of_single_entries_are_those_of_the_gradients(loss):
     problem = ne.Problem(loss, normal(9, 20, 5, 3))
     arrays, _ = split(params)
     used = [i for i, g in enumerate(per_sample_gradients(problem, params)) if np.any(g)]
-    terms = tuple(ElementwiseLegs((BoundLeg(i, None, 1, 1, arrays[i].size, ""),), Entrywise()) for i in used)
+    legs = [BoundLeg(i, (), 1, (), "").of_entries(arrays[i].shape) for i in used]
+    terms = tuple(ElementwiseLegs((leg,), ALGEBRAS["diagonal"]) for leg in legs)
     gradients = per_sample_gradients(problem, params)
     for place, moments in zip(used, measured_moments(problem, params, terms)[0], strict=True):
         flat = np.asarray(gradients[place]).reshape(20, -1)

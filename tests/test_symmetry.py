@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import noise_equilibrium as ne
-from noise_equilibrium._symmetry._leg import BoundLeg
 
 U, W, B = normal(1, 2, 6), normal(2, 6, 4), normal(3, 6)
 PARAMS = {"u": U, "w": W, "b": B, "other": normal(4, 3), "act": jnp.tanh}
@@ -227,7 +226,7 @@ def arrays_with_axis(draw):
 def test_leg_matrix_and_back(case):
     array, axis, blocks = case
     size = array.shape[axis] // blocks
-    leg = BoundLeg(0, axis, 1, blocks, size, "w")
+    (leg,) = ne.Symmetry([ne.Leg(leaf("w"), axis, 1, blocks)], "diagonal").bind({"w": array}).legs
     matrix = leg.to_matrix(array)
     assert matrix.shape == (blocks, array.size // array.shape[axis], size)
     np.testing.assert_array_equal(leg.from_matrix(matrix, array), array)

@@ -29,7 +29,7 @@ def _kind(symmetry: AbstractGroup, arrays: Sequence[Array]) -> Any:
     """What the balance of a symmetry depends on, numbers apart; nothing for a generator, which is one of its kind."""
     if not isinstance(symmetry, BoundSymmetry):
         return None
-    legs = [(leg.power, arrays[leg.index].size, arrays[leg.index].dtype) for leg in symmetry.legs]
+    legs = [(leg.power, leg.rows, arrays[leg.index].dtype) for leg in symmetry.legs]
     return symmetry.algebra, symmetry.shape, tuple(legs) if symmetry.of_matrices else symmetry.powers
 
 
@@ -74,7 +74,7 @@ def _over(
     first = symmetries[places[0]]
     if len(places) == 1:
         return [function(first, arrays, *(other[places[0]] for other in others))]
-    one = replace(first, legs=tuple(replace(leg, index=place, axis=1) for place, leg in enumerate(first.legs)))
+    one = replace(first, legs=tuple(leg.of_matrix(place, leg.rows, leg.size) for place, leg in enumerate(first.legs)))
     legs = [_legs(symmetries[place], arrays) for place in places]
     parts = [(mine, *(other[place] for other in others)) for mine, place in zip(legs, places, strict=True)]
     stacked = jax.tree_util.tree_map(lambda *leaves: jnp.stack(leaves), *parts)

@@ -1,5 +1,6 @@
 """The noise equilibrium of one symmetry, in closed form or by one root, and of several at once."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from .._numbers import jit
 from .._parameters import accumulation_dtype, split
 from .._per_sample import Silence
 from .._problem import Problem
-from .._symmetry import AbstractSymmetry, bind
+from .._symmetry import AbstractSymmetry, BoundSymmetry, acted_axis, bind, tells_apart_what_is_mixed
 from ._joint import joint
 from ._numerics import all_finite, relative_flow
 from ._raise import or_raise
@@ -143,16 +144,17 @@ def _bound(symmetry: Any, params: PyTree) -> AbstractGroup:
 
 
 def _require_commuting(symmetries: Groups) -> None:
-    """Matrices on one axis commute with nothing else that tells its entries apart."""
-    taken: dict[tuple[int, int | None], list[bool]] = {}
-    for symmetry in symmetries:
-        for leg in symmetry.legs if len(symmetry.shape) > 1 else ():  # one number for a block commutes with all
-            of_matrices = taken.setdefault((leg.index, leg.axis), [])
-            of_matrices.append(symmetry.of_matrices)
-            if len(of_matrices) > 1 and any(of_matrices):
+    """Matrices on an axis commute with nothing else that tells apart entries which they mix."""
+    of_legs = [symmetry for symmetry in symmetries if isinstance(symmetry, BoundSymmetry)]
+    for one, other in itertools.permutations(of_legs, 2):
+        if not one.of_matrices:
+            continue
+        for mixing, leg in itertools.product(one.legs, other.legs):
+            if mixing.meets(leg) and tells_apart_what_is_mixed(leg.axes, other.algebra.rank > 0, mixing.axes):
                 raise ValueError(
-                    f"two symmetries act on axis {leg.axis} of {leg.name}, one of them by matrices, and do not "
-                    "commute; expected one of them alone (a double rotation contains the rescalings of its axis)."
+                    f"two symmetries act on axis {acted_axis(mixing.axes)} of {leg.name}, as {mixing} and as {leg}, "
+                    "one of them by matrices, and do not commute; expected one of them alone (a double rotation "
+                    "contains the rescalings of its axis), or parts of the axis that have no entry in common."
                 )
 
 

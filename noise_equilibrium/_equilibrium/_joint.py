@@ -16,6 +16,7 @@ from .._flow import ChargeLaw
 from .._group import AbstractGroup, Groups
 from .._noise import measured_moments
 from .._problem import Problem
+from .._symmetry import share_entries
 from ._alike import balances, vantages
 from ._numerics import all_finite
 from ._scalings import Scalings, scalings
@@ -76,11 +77,10 @@ def joint(problem: Problem, arrays: list[Array], rebuild: Rebuild, symmetries: G
 
 
 def _sorted(symmetries: Sequence[AbstractGroup], count: int) -> tuple[list[int], list[list[int]], list[int]]:
-    """Symmetries that share no parameter with others; those that share some, but scale alone; and all others."""
-    leaves = [group.leaves(count) for group in symmetries]
+    """Symmetries that share no entry with others; those that share some, but scale alone; and all others."""
     groups: list[list[int]] = []
-    for place in range(len(symmetries)):
-        met = [group for group in groups if any(leaves[place] & leaves[other] for other in group)]
+    for place, one in enumerate(symmetries):
+        met = [group for group in groups if any(share_entries(one, symmetries[other], count) for other in group)]
         groups = [group for group in groups if group not in met] + [[place, *(one for group in met for one in group)]]
     alone = sorted(group[0] for group in groups if len(group) == 1)
     several = [sorted(group) for group in groups if len(group) > 1]
@@ -115,7 +115,7 @@ def _from_one_pass(
     of_plans, sweeps = [], jnp.ones((), jnp.int32)
     for plan in plans:
         mine, rest = rest[: len(plan.terms)], rest[len(plan.terms) :]
-        state = search(plan.ground(problem.num_samples), plan.arrays(mine, arrays), plan.symmetries, law)  # pyright: ignore[reportArgumentType]
+        state = search(plan.ground(problem.num_samples), plan.arrays(mine), plan.symmetries, law)  # pyright: ignore[reportArgumentType]
         sweeps = jnp.maximum(sweeps, state.sweeps)
         of_plans.append(
             [

@@ -7,7 +7,6 @@ needs the data no more (theory, "Several scalar and diagonal symmetries from one
 symmetry alone moves, their sums along its axis suffice.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from jaxtyping import Array
 
 from .._noise import Moments
 from .._symmetry import BoundSymmetry, ElementwiseLegs
-from .._symmetry._algebra import Entrywise
+from .._symmetry._algebra import ALGEBRAS
 from .._symmetry._leg import BoundLeg
 from ._turns import Ground
 
@@ -28,29 +27,21 @@ class Scalings(NamedTuple):
     Attributes:
         terms: what is measured: symmetries of one leg each, of single entries or of sums along an axis.
         symmetries: for each symmetry the same one, with legs on the measured terms in place of the parameters.
+        shapes: those of the arrays that stand for the parameters.
     """
 
     terms: tuple[BoundSymmetry, ...]
     symmetries: tuple[BoundSymmetry, ...]
+    shapes: tuple[tuple[int, ...], ...]
 
     def ground(self, samples: int) -> Ground:
         """Where their joint equilibrium is searched for."""
         return Ground(self._moments, self._moved, samples)
 
-    def arrays(self, measured: Sequence[Moments], like: Sequence[Array]) -> list[Array]:
-        """What stands for the parameters: W², V and ḡ² of every term, in this order.
-
-        Args:
-            measured: the moments of the terms.
-            like: the parameters.
-        """
-        shapes = [
-            like[leg.index].shape if isinstance(term.algebra, Entrywise) else (-1,)
-            for term in self.terms
-            for leg in term.legs
-        ]
+    def arrays(self, measured: Sequence[Moments]) -> list[Array]:
+        """What stands for the parameters: W², V and ḡ² of every term, in this order, from the moments of the terms."""
         kinds = [moments.weight for moments in measured], [m.noise for m in measured], [m.mean for m in measured]
-        return [gram[0].reshape(shape) for kind in kinds for gram, shape in zip(kind, shapes, strict=True)]
+        return [gram[0].reshape(shape) for kind in kinds for gram, shape in zip(kind, self.shapes, strict=True)]
 
     def _moments(self, arrays: list[Array], symmetries: Any, double: bool) -> tuple[Moments, ...]:
         count = len(self.terms)
@@ -66,29 +57,32 @@ class Scalings(NamedTuple):
             for kind, factor in enumerate((square, 1 / square, 1 / square)):
                 place = kind * count + leg.index
                 whole = symmetry.algebra.apply(leg.to_matrix(arrays[place]), jnp.where(dies, 0, factor))
-                moved[place] = leg.from_matrix(whole, arrays[place])
+                moved[place] = leg.from_matrix(whole, moved[place])
         return moved
 
 
 def scalings(symmetries: Sequence[Any], arrays: Sequence[Array]) -> Scalings:
     """How to measure scalar and diagonal symmetries at once."""
-    moving = Counter(leg.index for symmetry in symmetries for leg in symmetry.legs)
+    legs: list[BoundLeg] = [leg for symmetry in symmetries for leg in symmetry.legs]
     terms: list[BoundSymmetry] = []
+    shapes: list[tuple[int, ...]] = []
     of_leaf: dict[int, int] = {}
 
     def stand_in(symmetry: BoundSymmetry, leg: BoundLeg) -> BoundLeg:
-        if moving[leg.index] == 1:
+        if sum(leg.meets(other) for other in legs) == 1:  # none but itself
             terms.append(replace(symmetry, legs=(leg,)))
             size = leg.size if symmetry.algebra.rank else 1
-            return replace(leg, index=len(terms) - 1, axis=0, size=size)
+            shapes.append((1, leg.blocks * size))
+            return leg.of_matrix(len(terms) - 1, 1, size)
         if leg.index not in of_leaf:
             of_leaf[leg.index] = len(terms)
-            whole = BoundLeg(leg.index, None, 1, 1, arrays[leg.index].size, leg.name)
-            terms.append(ElementwiseLegs((whole,), Entrywise()))
+            shape = arrays[leg.index].shape
+            terms.append(ElementwiseLegs((leg.of_entries(shape),), ALGEBRAS["diagonal"]))
+            shapes.append(shape)
         return replace(leg, index=of_leaf[leg.index])
 
     stand_ins = [replace(s, legs=tuple(stand_in(s, leg) for leg in s.legs)) for s in symmetries]
-    return Scalings(tuple(terms), tuple(stand_ins))
+    return Scalings(tuple(terms), tuple(stand_ins), tuple(shapes))
 
 
 def _moments(

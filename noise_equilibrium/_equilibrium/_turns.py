@@ -18,6 +18,7 @@ from .._group import AbstractGroup, Groups
 from .._noise import AbstractMoments, measured_moments
 from .._parameters import accumulation_dtype
 from .._problem import Problem
+from .._symmetry import share_entries
 from ._implicit import implicit_zero
 from ._numerics import all_finite, norm, relative_flow
 
@@ -147,18 +148,16 @@ def _moved(ground: Ground, symmetries: Groups, arrays: list[Array], motions: tup
 
 
 def _turns(symmetries: Groups, count: int) -> list[list[int]]:
-    """The symmetries in groups that share no parameter."""
-    groups: list[tuple[list[int], set[int]]] = []
-    for place, symmetry in enumerate(symmetries):
-        leaves = symmetry.leaves(count)
-        for members, taken in groups:
-            if not taken & leaves:
+    """The symmetries in groups that share no entry of a parameter."""
+    groups: list[list[int]] = []
+    for place, one in enumerate(symmetries):
+        for members in groups:
+            if not any(share_entries(one, symmetries[other], count) for other in members):
                 members.append(place)
-                taken |= leaves
                 break
         else:
-            groups.append(([place], leaves))
-    return [members for members, _ in groups]
+            groups.append([place])
+    return groups
 
 
 def _sweep(

@@ -235,9 +235,8 @@ class AbstractGroup(eqx.Module):
 
     def tangent(self, arrays: Sequence[Array], element: Array) -> list[Array]:
         """Aθ, the derivative of the action along an element; 0 on parameters that are not moved."""
-        moved = self.multiply(arrays, self.each(lambda power: jnp.multiply(*outer(power, element))))
-        inside = self.leaves(len(arrays))
-        return [part if place in inside else jnp.zeros_like(part) for place, part in enumerate(moved)]
+        moved = self.multiply(self.only(arrays), self.each(lambda power: jnp.multiply(*outer(power, element))))
+        return [jnp.zeros_like(array) if part is None else part for part, array in zip(moved, arrays, strict=True)]
 
     def lengths(self, arrays: Sequence[Array]) -> Float[Array, " basis"]:
         """‖Aθ‖ for every element of the basis of `on_basis`."""
@@ -279,7 +278,7 @@ class AbstractGroup(eqx.Module):
         return math.prod(self.shape)
 
     def only(self, arrays: Sequence[Any]) -> list[Any]:
-        """The parameters that it moves in their places, None in the others."""
+        """The parameters that it moves in their places, 0 at entries that it does not move; None in the others."""
         leaves = self.leaves(len(arrays))
         return [array if place in leaves else None for place, array in enumerate(arrays)]
 

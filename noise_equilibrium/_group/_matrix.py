@@ -150,11 +150,10 @@ class MatrixGroup(AbstractGroup):
             products = self.product(arrays, vectors)
             along = products.get(1, 0) - jnp.swapaxes(products[-1], 1, 2) if -1 in products else products[1]
             inside = turn_plus @ ((turn_plus.mT @ along @ turn_minus) * inverse) @ turn_minus.mT
-            moved = self.multiply(arrays, {1: inside, -1: -inside.mT})
-            leaves = self.leaves(len(arrays))
+            moved = self.multiply(self.only(arrays), {1: inside, -1: -inside.mT})
             return [
-                vector - part.astype(vector.dtype) if place in leaves else vector
-                for place, (vector, part) in enumerate(zip(vectors, moved, strict=True))
+                vector if part is None else vector - part.astype(vector.dtype)
+                for vector, part in zip(vectors, moved, strict=True)
             ]
 
         return project

@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import opt_einsum
 from jaxtyping import Array
 
-from .._symmetry import BoundLeg
+from .._symmetry import ACTED, SHARED, BoundLeg, Factor, whole
 from ._actions import Use
 from ._linear_view import POSITION, Window
 
-SAMPLE, FIRST, SECOND, BLOCK, PRIMED = "sample", "p", "q", "block", "primed"
-Label = int | str
+SAMPLE, FIRST, SECOND, PRIMED = "sample", "p", "q", "primed"
+# Axes of the parameter are numbers, factors of them pairs of numbers, and blocks have their names in a tuple.
+Label = int | str | tuple[int, int] | tuple[str]
 
 
 class LegGram(NamedTuple):
@@ -29,8 +30,7 @@ class LegGram(NamedTuple):
 
     Attributes:
         leg: the leg.
-        rank: how many axes of a block the Gram has: 2 for a matrix, 1 for its diagonal, 0 for its trace. Of a leg that
-            is a whole parameter, 1 means the square of every entry.
+        rank: how many axes of a block the Gram has: 2 for a matrix, 1 for its diagonal, 0 for its trace.
     """
 
     leg: BoundLeg
@@ -43,7 +43,35 @@ class LegGram(NamedTuple):
 
     def tells_apart(self, axis: int) -> bool:
         """Whether the Gram depends on which entry along an axis is which."""
-        return self.leg.axis in (axis, None) and (self.rank > 0 or self.leg.blocks > 1)
+        return any(
+            factor.is_part or (factor.is_block and factor.width > 1) or (factor.role == ACTED and self.rank > 0)
+            for factor in self.leg.axes[axis]
+        )
+
+    def read(self, axis: int, n: int) -> list[tuple[Label | None, Factor]]:
+        """The factors along an axis of length n, with their labels; without one if they are fixed to one index."""
+        if not self.tells_apart(axis):
+            return [(axis, whole(SHARED, n))]  # of a part of the parameter n is another length than that of the leg
+        factors = self.leg.axes[axis]
+        return [(self._label(axis, place, len(factors)), factor) for place, factor in enumerate(factors)]
+
+    def _label(self, axis: int, place: int, several: int) -> Label | None:
+        factor = self.leg.axes[axis][place]
+        if factor.width == 1 and factor.role != ACTED:
+            return None
+        return (factor.role,) if factor.is_block else axis if several == 1 else (axis, place)
+
+    @property
+    def output(self) -> tuple[Label, ...]:
+        """The labels of the axes of the Gram."""
+        blocks: list[Label] = [(name,) for name in self.leg.order if self.leg.block_widths[name] > 1]
+        acted = [
+            self._label(axis, place, len(factors))
+            for axis, factors in enumerate(self.leg.axes)
+            for place, factor in enumerate(factors)
+            if factor.role == ACTED
+        ]
+        return (*blocks, *acted * (self.rank > 0), *[PRIMED] * (self.rank == 2))  # pyright: ignore[reportReturnType]
 
 
 class GradientForm(NamedTuple):
@@ -138,62 +166,91 @@ def total_gradient(form: GradientForm, factors: Sequence[Array]) -> Array:
     return _einsum(labels, tuple(range(len(form.shape))), factors)
 
 
+class Operand(NamedTuple):
+    """What a Gram makes of one factor: a reshape, a slice and a reshape; and the labels of the axes then."""
+
+    labels: tuple[Label, ...]
+    shape: tuple[int, ...]
+    split: tuple[int, ...] = ()
+    part: tuple[slice, ...] = ()
+
+    def __call__(self, factor: Array) -> Array:
+        if self.part:
+            factor = factor.reshape(self.split)[self.part]
+        return factor.reshape(self.shape)
+
+
 class Gram(NamedTuple):
     """The einsum of Σ_i gram(g_i), or of every gram(g_i), for one leg of a symmetry; static."""
 
     form: GradientForm
-    labels: tuple[tuple[Label, ...], ...]
-    shapes: tuple[tuple[int, ...], ...]
+    operands: tuple[Operand, ...]
     output: tuple[Label, ...]
     element: tuple[int, ...]
 
     def largest(self) -> int:
         """The number of entries of its largest intermediate."""
-        return int(_path(self.labels, self.output, self.shapes)[1].largest_intermediate)
+        return int(self._cost().largest_intermediate)
 
     def flops(self) -> float:
         """The number of multiplications and additions."""
-        return float(_path(self.labels, self.output, self.shapes)[1].opt_cost)
+        return float(self._cost().opt_cost)
+
+    def _cost(self) -> Any:
+        return _path(self.labels, self.output, [operand.shape for operand in self.operands])[1]
+
+    @property
+    def labels(self) -> list[tuple[Label, ...]]:
+        """Those of all operands."""
+        return [operand.labels for operand in self.operands]
 
     def __call__(self, factors: Sequence[Array]) -> Array:
         """The Gram, with the block axis in front."""
         if self.form.rows is None:
-            operands = [*factors, *factors]
+            arrays = [*factors, *factors]
         else:
             delta, index = factors
             length = self.form.shape[self.form.rows]
             meets = (index[:, :, None] == index[:, None, :]) & (index < length)[:, :, None]
-            operands = [delta, delta, meets.astype(delta.dtype)]
-        operands = [operand.reshape(shape) for operand, shape in zip(operands, self.shapes, strict=True)]
-        return _einsum(self.labels, self.output, operands).reshape(self.element)
+            arrays = [delta, delta, meets.astype(delta.dtype)]
+        parts = [operand(array) for operand, array in zip(self.operands, arrays, strict=True)]
+        return _einsum(self.labels, self.output, parts).reshape(self.element)
 
 
 def gram(form: GradientForm, wanted: LegGram, n: int, per_sample: bool = False) -> Gram:
-    """Prepare the Gram of per-sample gradients of n samples along the axis of a leg: their sum, or each."""
-    leg, rank = wanted
-    split = leg.blocks > 1
-    labels: list[tuple[Label, ...]] = []
-    shapes: list[tuple[int, ...]] = []
-    for copy, position in enumerate((FIRST, SECOND)):
-        for owned in form.factors[:1] if form.rows is not None else form.factors:
-            label: list[Label] = [SAMPLE] if form.positions == 1 else [SAMPLE, position]
-            shape = [n] if form.positions == 1 else [n, form.positions]
-            for axis in owned:
-                if axis == leg.axis:
-                    label += [BLOCK] * split + [PRIMED if copy and rank == 2 else axis]
-                    shape += [leg.blocks] * split + [leg.size]
-                else:
-                    label.append(axis)
-                    shape.append(form.shape[axis])
-            labels.append(tuple(label))
-            shapes.append(tuple(shape))
+    """Prepare the Gram of per-sample gradients of n samples for a leg: their sum, or each."""
+    operands = [
+        _operand(form, wanted, n, owned, position)
+        for position in (FIRST, SECOND)
+        for owned in (form.factors[:1] if form.rows is not None else form.factors)
+    ]
     if form.rows is not None:
-        labels.append((SAMPLE,) if form.positions == 1 else (SAMPLE, FIRST, SECOND))
-        shapes.append((n,) if form.positions == 1 else (n, form.positions, form.positions))
-    kept: list[Label] = [leg.axis, PRIMED][:rank] if leg.axis is not None else [*range(len(form.shape))] * rank
-    output = (SAMPLE,) * per_sample + (BLOCK,) * split + tuple(kept)
-    element = (n,) * per_sample + wanted.shape
-    return Gram(form, tuple(labels), tuple(shapes), output, element)
+        labels, shape = _front(form, n, FIRST, SECOND)
+        operands.append(Operand(labels, shape))
+    output = (SAMPLE,) * per_sample + wanted.output
+    return Gram(form, tuple(operands), output, (n,) * per_sample + wanted.shape)
+
+
+def _front(form: GradientForm, n: int, *positions: Label) -> tuple[tuple[Label, ...], tuple[int, ...]]:
+    """Labels and lengths of samples and positions."""
+    if form.positions == 1:
+        return (SAMPLE,), (n,)
+    return (SAMPLE, *positions), (n,) + (form.positions,) * len(positions)
+
+
+def _operand(form: GradientForm, wanted: LegGram, n: int, owned: Sequence[int], position: Label) -> Operand:
+    """A copy of a factor: its axes as the leg reads them, of which a slice of a product of factors is one too."""
+    labels, front = _front(form, n, position)
+    read = [pair for axis in owned for pair in wanted.read(axis, form.shape[axis])]
+    kept = [(label, factor) for label, factor in read if label is not None]
+    primed = position == SECOND and wanted.rank == 2
+    labels += tuple(PRIMED if primed and factor.role == ACTED else label for label, factor in kept)
+    shape = front + tuple(factor.width for _, factor in kept)
+    if not any(factor.is_part for _, factor in read):
+        return Operand(labels, shape)
+    cut = tuple(slice(factor.start, factor.stop) for _, factor in read)
+    whole = tuple(factor.length for _, factor in read if factor.length is not None)
+    return Operand(labels, shape, front + whole, (slice(None),) * len(front) + cut)
 
 
 def gram_of(wanted: LegGram, array: Array) -> Array:

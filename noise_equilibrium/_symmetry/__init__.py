@@ -5,9 +5,12 @@ from ._check import SymmetryError, check_symmetry, symmetry_violation
 from ._exponential import BoundExponential, ExponentialSymmetry, exponential_symmetry
 from ._families import double_rotation, neuron_rescaling, rescaling, scaling
 from ._leg import BoundLeg, Leg
-from ._symmetry import AbstractSymmetry, BoundSymmetry, ElementwiseLegs, MatrixLegs, Symmetry
+from ._pattern import ACTED, SHARED, Factor, acted_axis, tells_apart_what_is_mixed, whole
+from ._symmetry import AbstractSymmetry, BoundSymmetry, ElementwiseLegs, MatrixLegs, Symmetry, share_entries
 
 __all__ = [
+    "ACTED",
+    "SHARED",
     "AbstractSymmetry",
     "BoundExponential",
     "BoundLeg",
@@ -15,10 +18,12 @@ __all__ = [
     "BoundSymmetry",
     "ElementwiseLegs",
     "ExponentialSymmetry",
+    "Factor",
     "Leg",
     "MatrixLegs",
     "Symmetry",
     "SymmetryError",
+    "acted_axis",
     "bind",
     "bind_each",
     "check_symmetry",
@@ -27,5 +32,8 @@ __all__ = [
     "neuron_rescaling",
     "rescaling",
     "scaling",
+    "share_entries",
     "symmetry_violation",
+    "tells_apart_what_is_mixed",
+    "whole",
 ]

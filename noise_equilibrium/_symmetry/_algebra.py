@@ -1,6 +1,6 @@
 """The three algebras: which elements B a leg symmetry may have, and how e^B acts.
 
-Inside, a leg is a stack of matrices of shape (H, m, k): H blocks (1 unless the axis is split), the symmetry axis last,
+Inside, a leg is a stack of matrices of shape (H, m, k): H blocks (1 unless the leg has any), the symmetry axis last,
 everything else in m. Elements and charges then have the shape
 
     scalar (H,),    diagonal (H, k),    symmetric (H, k, k),
@@ -74,13 +74,6 @@ class Diagonal(Algebra):
 
     def apply(self, leg: Float[Array, "H m k"], factor: Float[Array, "H k"]) -> Float[Array, "H m k"]:
         return leg * cast(factor, leg)[:, None, :]
-
-
-class Entrywise(Diagonal):
-    """One number per entry of a whole parameter: what scalings of several of its axes are made of. Measured only."""
-
-    def product(self, left: Float[Array, "1 m 1"], right: Float[Array, "1 m 1"]) -> Float[Array, "1 m"]:
-        return (left * right)[..., 0]
 
 
 class Symmetric(Algebra):

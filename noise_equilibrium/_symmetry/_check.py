@@ -38,8 +38,8 @@ def symmetry_violation(problem: Problem, params: PyTree, symmetry: AbstractSymme
         symmetry: the symmetry in question.
 
     Returns:
-        The maximum over samples and over a basis of elements of |⟨Aθ, g⟩| / (‖Aθ‖ ‖g‖), norms over the legs'
-        parameters, between 0 and 1; 0 where Aθ or g vanishes. About the rounding error of the dtype if the loss has the
+        The maximum over samples and over a basis of elements of |⟨Aθ, g⟩| / (‖Aθ‖ ‖g‖), norms over the
+        legs, between 0 and 1; 0 where Aθ or g vanishes. About the rounding error of the dtype if the loss has the
         symmetry at θ.
 
     Raises:
@@ -88,12 +88,13 @@ def check_symmetry(problem: Problem, params: PyTree, symmetry: AbstractSymmetry)
 def _violations(problem: Problem, params: PyTree, symmetry: AbstractGroup) -> Violation:
     arrays, rebuild = split(params)
     gradient = jax.grad(lambda arrays, sample: problem.sample_loss(rebuild(arrays), sample))
-    lengths, leaves = symmetry.lengths(arrays), sorted(symmetry.leaves(len(arrays)))
+    lengths = symmetry.lengths(arrays)
 
     def ratios(slopes: list[Array]) -> Float[Array, " basis"]:
-        """|⟨Aθ, g⟩| / (‖Aθ‖ ‖g‖) for every element of a basis; norms over the parameters that are moved."""
+        """|⟨Aθ, g⟩| / (‖Aθ‖ ‖g‖) for every element of a basis; norms over what is moved."""
+        inside = [slope for slope in symmetry.only(slopes) if slope is not None]
         products = symmetry.on_basis(symmetry.weighted(symmetry.product(arrays, slopes)))
-        size = jnp.sqrt(functools.reduce(jnp.add, [jnp.sum(slopes[place] ** 2) for place in leaves])) * lengths
+        size = jnp.sqrt(functools.reduce(jnp.add, [jnp.sum(slope**2) for slope in inside])) * lengths
         return jnp.abs(products) / jnp.where(size > 0, size, 1)
 
     def worst(sample: PyTree) -> Violation:

@@ -2,16 +2,19 @@
 
 import abc
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._group import AbstractGroup, ElementwiseGroup, MatrixGroup
 from .._numbers import jit
 from .._parameters import split
 from ._algebra import ALGEBRAS, Algebra
-from ._leg import BoundLeg, Leg, bind_leg
+from ._leg import BLOCK, BoundLeg, Leg, bind_leg
+from ._pattern import ACTED, factors
 
 
 class BoundSymmetry(AbstractGroup):
@@ -54,8 +57,18 @@ class BoundSymmetry(AbstractGroup):
         for leg in self.legs:
             array = arrays[leg.index]
             matrix = self.algebra.apply(leg.to_matrix(array), factors[leg.power])
-            moved[leg.index] = leg.from_matrix(matrix, array)
+            moved[leg.index] = leg.from_matrix(matrix, moved[leg.index])  # which another leg may have moved elsewhere
         return moved
+
+    def only(self, arrays: Sequence[Any]) -> list[Any]:
+        inside: list[Any] = [None] * len(arrays)
+        for leg in self.legs:
+            array = arrays[leg.index]
+            if leg.is_part:  # entries beside the legs are not moved either
+                so_far = jnp.zeros_like(array) if inside[leg.index] is None else inside[leg.index]
+                array = leg.from_matrix(leg.to_matrix(array), so_far)
+            inside[leg.index] = array
+        return inside
 
 
 class ElementwiseLegs(BoundSymmetry, ElementwiseGroup):
@@ -135,7 +148,7 @@ class Symmetry(AbstractSymmetry):
 
     Raises:
         ValueError: at once for an unknown algebra, no legs, or legs that do not fit it; when params are first seen, for
-            legs that select nothing usable, axes that differ in length, or a parameter in two legs.
+            legs that select nothing usable, axes or blocks that differ in length, or an entry in two legs.
 
     Not checked: that the loss has the symmetry.
 
@@ -167,23 +180,58 @@ class Symmetry(AbstractSymmetry):
                     f"a leg has power {leg.power}; expected +1 or −1, because powers of P do not act on matrices as a "
                     "group. Other powers belong to the scalar and diagonal algebras."
                 )
-        blocks = {leg.blocks for leg in self.legs}
+            if algebra != "scalar" and isinstance(leg.axis, str) and ACTED not in leg.axis:
+                raise ValueError(
+                    f"a leg has axis {leg.axis!r}, in which nothing is acted on; expected '{ACTED}' once, because the "
+                    f"algebra is {algebra!r}."
+                )
+        blocks = {leg.blocks for leg in self.legs if not isinstance(leg.axis, str)}
         if len(blocks) > 1:
             raise ValueError(f"the legs have {sorted(blocks)} blocks; expected the same number in every leg.")
 
     def bind(self, params: PyTree) -> BoundSymmetry:
         """The symmetry of these parameters, with every leg resolved and checked; works on shapes alone."""
-        legs = tuple(bound for leg in self.legs for bound in bind_leg(leg, params))
-        indices = [leg.index for leg in legs]
+        names = [[factor.role for factor in factors(leg.pattern) if factor.is_block] for leg in self.legs]
+        (block,) = next((several for several in names if len(several) == 1), (BLOCK,))
+        legs = [bound for leg in self.legs for bound in bind_leg(leg, params, block)]
+        for place, leg in enumerate(legs):
+            for other in legs[:place]:
+                if leg.meets(other):
+                    raise ValueError(
+                        f"{leg.name} is in two legs of one symmetry, {other} and {leg}, that have entries in common; "
+                        "expected every entry in at most one leg."
+                    )
+        order, widths = legs[0].order, legs[0].block_widths
         for leg in legs:
-            if indices.count(leg.index) > 1:
-                raise ValueError(f"{leg.name} is in two legs of one symmetry; expected at most one leg per parameter.")
-        sizes = {leg.name: leg.size for leg in legs}
-        if self.algebra != "scalar" and len(set(sizes.values())) > 1:
-            listed = ", ".join(f"{name}: {size}" for name, size in sizes.items())
-            raise ValueError(f"the axes of the legs differ in length ({listed}); expected one length for all.")
+            if leg.block_widths != widths:
+                raise ValueError(
+                    f"the legs {legs[0]} and {leg} differ in their blocks ({_listed(widths)}; "
+                    f"{_listed(leg.block_widths)}); expected the same names with the same lengths in every leg."
+                )
+        sizes = {leg.size for leg in legs}
+        if self.algebra != "scalar" and len(sizes) > 1:
+            listed = ", ".join(f"{leg.name}: {leg.size}" for leg in legs)
+            whole = "; ".join(map(str, legs))
+            raise ValueError(
+                f"the axes of the legs differ in length ({listed}); expected one length for all of what '{ACTED}' "
+                f"stands for in {whole}. An axis that holds more, such as a flattened image, is read as a product: "
+                "'(_36 *) _' if the channels are last, '(* _36) _' if they are first."
+            )
         group = MatrixLegs if self.algebra == "symmetric" else ElementwiseLegs
-        return group(legs, ALGEBRAS[self.algebra])
+        return group(tuple(replace(leg, order=order) for leg in legs), ALGEBRAS[self.algebra])
+
+
+def _listed(widths: dict[str, int]) -> str:
+    return ", ".join(f"{name}={width}" for name, width in widths.items()) or "none"
+
+
+def share_entries(first: AbstractGroup, second: AbstractGroup, count: int) -> bool:
+    """Whether two groups move some entry of the parameters, of which there are so many arrays, both of them."""
+    if not first.leaves(count) & second.leaves(count):
+        return False
+    if isinstance(first, BoundSymmetry) and isinstance(second, BoundSymmetry):
+        return any(one.meets(other) for one in first.legs for other in second.legs)
+    return True
 
 
 @jit
