@@ -14,8 +14,7 @@ from .._problem import Problem
 from .._symmetry import AbstractSymmetry, BoundSymmetry, bind_each
 from ._chunks import samples_in
 from ._gram_plan import Plan, plan
-from ._outer_products import LegGram, gram
-from ._parameter_gradient import form_for
+from ._outer_products import LegGram
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ def _path(made: Plan, wanted: LegGram) -> LegPath:
         path, culprit = "tapped", made.tapped.culprits[form.slot]
     else:
         path, culprit = ("summed" if any(part.is_dense for part in form.forms) else "factors"), None
-    flops = sum(gram(form_for(part, wanted), wanted, made.total).flops() for part in form.forms)
+    flops = sum(gram.flops() for _, _, gram in form.grams(wanted, made.total))
     held = sum(part.numbers_per_sample() for part in form.forms) * made.dtype.itemsize * made.most
     positions = sum(part.positions for part in form.forms)
     return LegPath(leg.name, path, uses, positions, culprit, flops, held)

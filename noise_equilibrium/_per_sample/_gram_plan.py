@@ -12,8 +12,8 @@ from .._parameters import split
 from .._problem import Problem
 from ._activation_bytes import ESCAPED, FIXED, SAMPLE, bytes_per_sample
 from ._chunks import samples_in, sum_over_samples
-from ._outer_products import LegGram, gram
-from ._parameter_gradient import LeafForm, form_for, leaf_form
+from ._outer_products import LegGram
+from ._parameter_gradient import LeafForm, leaf_form
 from ._silence import Silence
 from ._tapped_loss import TappedLoss, tap
 
@@ -130,9 +130,10 @@ def _bytes(
         escaped += sum(arrays[leaf].nbytes for leaf in tapped.escaped)
     numbers = sum(_beyond_activations(tapped, form) for form in forms.values())
     intermediates = [
-        max(gram(form_for(part, one), one, count).largest() for part in forms[one.leg.index].forms)
+        gram.largest()
         for one in wanted
         if one.leg.index in forms
+        for _, _, gram in forms[one.leg.index].grams(one, count)
     ]
     # Twice what escapes, forward and backward; of the Grams the largest intermediate alone, since they come in turn.
     return activations, 2 * escaped + (numbers + max(intermediates, default=0) // count) * dtype.itemsize

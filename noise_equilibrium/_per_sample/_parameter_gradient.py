@@ -1,21 +1,23 @@
 """The gradient of one parameter as the sum of the gradients of its parts.
 
 A parameter is one part, unless slices of it are used: the layers of a stack, the queries, keys and values of a fused
-projection. Grams of parts that do not overlap add up, for legs that see each part's axis in full; otherwise the parts
-are brought to the shape of the parameter and joined.
+projection. Grams of parts that do not overlap add up, for legs that act within each part: on all of an axis, or on
+blocks that are not cut; otherwise the parts are brought to the shape of the parameter and joined.
 """
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._symmetry import window_of
 from ._actions import Use
 from ._linear_view import Window
-from ._outer_products import GradientForm, LegGram, dense_form, gradient_form, gram, hold, one_hot, total_gradient
+from ._outer_products import GradientForm, Gram, LegGram, dense_form, gradient_form, gram, hold, one_hot, total_gradient
 from ._tapped_loss import TappedLoss
 
 
@@ -67,11 +69,23 @@ class LeafForm(NamedTuple):
 
     def gram(self, wanted: LegGram, factors: Sequence[Sequence[Array]], per_sample: bool = False) -> Array:
         """The Gram of the gradients for a leg: its sum over the samples, or one per sample."""
-        grams = [
-            gram(form_for(form, wanted), wanted, len(held[0]), per_sample)(factors_for(form, wanted, held))
-            for form, held in zip(self.forms, factors, strict=True)
+        n = len(factors[0][0])
+        found = [
+            seen.in_place(one(factors_for(self.forms[place], seen.wanted, factors[place])), wanted)
+            for place, seen, one in self.grams(wanted, n, per_sample)
         ]
-        return sum(grams[1:], grams[0])
+        if not found:
+            return jnp.zeros((n,) * per_sample + wanted.shape, factors[0][0].dtype)
+        return sum(found[1:], found[0])
+
+    def grams(self, wanted: LegGram, n: int, per_sample: bool = False) -> list[tuple[int, "Seen", Gram]]:
+        """The Grams that add up to that of a leg: the place of the form, what is seen there, and how it is found."""
+        every = [(place, form, within(wanted, form.windows)) for place, form in enumerate(self.forms)]
+        return [
+            (place, seen, gram(form_for(form, seen.wanted), seen.wanted, n, per_sample))
+            for place, form, seen in every
+            if seen is not None and not seen.is_empty
+        ]
 
     def _joined(self, joint: GradientForm, factors: Sequence[Sequence[Array]]) -> list[Array]:
         """The factors of the parts, brought to the shape of the parameter and joined along the positions."""
@@ -128,9 +142,53 @@ def _add_up(parts: Sequence[GradientForm], wanted: Sequence[LegGram]) -> bool:
     """Whether the Grams of the parts add up to that of the parameter, for all of these legs."""
     if not any(part.windows for part in parts):
         return True
-    seen = {window.label for part in parts for window in part.windows}
     apart = all(_disjoint(a.windows, b.windows) for a, b in itertools.combinations(parts, 2))
-    return apart and not any(one.tells_apart(axis) for one in wanted for axis in seen)
+    return apart and all(within(one, part.windows) is not None for one in wanted for part in parts)
+
+
+class Seen(NamedTuple):
+    """What a leg asks of a part of a parameter.
+
+    Attributes:
+        wanted: the Gram that is wanted of the part.
+        begins: for each block that the part has a range of, where among its indices that begins.
+    """
+
+    wanted: LegGram
+    begins: dict[str, int]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no entry of the part belongs to the leg."""
+        return any(factor.width == 0 for axis in self.wanted.leg.axes for factor in axis)
+
+    def in_place(self, part: Array, whole: LegGram) -> Array:
+        """The Gram of the part among all blocks, 0 at the others."""
+        if not self.begins:
+            return part
+        ours, every = self.wanted.leg.block_widths, whole.leg.block_widths
+        inner = whole.shape[1:]
+        front = part.shape[: part.ndim - len(inner) - 1]
+        begins = [(self.begins.get(name, 0), ours[name], every[name]) for name in whole.leg.order]
+        pads = [(begin, width - own - begin, 0) for begin, own, width in begins]
+        split = part.reshape(*front, *(own for _, own, _ in begins), *inner)
+        fill = jnp.zeros((), part.dtype)
+        none = (0, 0, 0)
+        return jax.lax.pad(split, fill, [none] * len(front) + pads + [none] * len(inner)).reshape(*front, *whole.shape)
+
+
+def within(wanted: LegGram, windows: Sequence[Window]) -> Seen | None:
+    """What a leg asks of a part of the parameter; None if the Grams of such parts do not add up to its own."""
+    axes, begins = list(wanted.leg.axes), {}
+    for window in windows:
+        if not wanted.tells_apart(window.label):
+            continue
+        read = window_of(axes[window.label], window.start, window.size, wanted.rank > 0)
+        if window.stride != 1 or read is None:
+            return None
+        axes[window.label], begun = read
+        begins |= begun
+    return Seen(wanted._replace(leg=replace(wanted.leg, axes=tuple(axes))), begins)
 
 
 def _disjoint(first: Sequence[Window], second: Sequence[Window]) -> bool:

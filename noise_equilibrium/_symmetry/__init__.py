@@ -5,7 +5,7 @@ from ._check import SymmetryError, check_symmetry, symmetry_violation
 from ._exponential import BoundExponential, ExponentialSymmetry, exponential_symmetry
 from ._families import double_rotation, neuron_rescaling, rescaling, scaling
 from ._leg import BoundLeg, Leg
-from ._pattern import ACTED, SHARED, Factor, acted_axis, tells_apart_what_is_mixed, whole
+from ._pattern import ACTED, SHARED, Factor, acted_axis, tells_apart_what_is_mixed, whole, window_of
 from ._symmetry import AbstractSymmetry, BoundSymmetry, ElementwiseLegs, MatrixLegs, Symmetry, share_entries
 
 __all__ = [
@@ -36,4 +36,5 @@ __all__ = [
     "symmetry_violation",
     "tells_apart_what_is_mixed",
     "whole",
+    "window_of",
 ]

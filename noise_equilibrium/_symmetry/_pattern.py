@@ -202,6 +202,40 @@ def tells_apart_what_is_mixed(axes: Axes, by_index: bool, mixing: Axes) -> bool:
     return np.unique(seen, axis=1).shape != (len(seen), np.unique(classes, axis=1).shape[1])
 
 
+def window_of(axis: Axis, start: int, size: int, by_index: bool) -> tuple[Axis, dict[str, int]] | None:
+    """An axis as it is read in a window of it.
+
+    Args:
+        axis: how it is read.
+        start: where the window begins.
+        size: how long it is.
+        by_index: whether indices that are acted on are told apart.
+
+    Returns:
+        How the window is read, and for each block at which of its indices that begins; no indices belong to the leg if
+        the leg is not in the window. None if the window is not a product of factors, or cuts what is acted on.
+    """
+    read: list[Factor] = []
+    offsets: dict[str, int] = {}
+    for place, factor in enumerate(axis):
+        inner = math.prod(one.length for one in axis[place + 1 :] if one.length is not None)
+        first, start = divmod(start, inner)
+        fits = start == 0 and size % inner == 0
+        count = size // inner if fits else 1
+        if not fits and start + size > inner:
+            return None
+        low = min(max(factor.start, first), first + count)
+        high = max(min(factor.start + factor.width, first + count), low)
+        if factor.role == ACTED and by_index and high - low not in (0, factor.width):
+            return None
+        if factor.is_block:
+            offsets[factor.role] = low - factor.start
+        read.append(Factor(factor.role, count, low - first, high - first))
+        if fits:
+            return (*read, *axis[place + 1 :]), offsets
+    return tuple(read), offsets
+
+
 def _indices(axis: Axis) -> np.ndarray:
     """The index in each factor, in rows, for every index of an axis."""
     lengths = [factor.length for factor in axis]
