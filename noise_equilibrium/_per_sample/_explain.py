@@ -22,7 +22,7 @@ class LegPath:
     """The path of one leg.
 
     Attributes:
-        name: the parameter, as a path into params.
+        name: the parameter, as a path into params; with the pattern of a leg that is a part of it.
         path: "factors" (outer products of activations, never a per-sample gradient), "summed" (per-sample gradients,
             summed up from the factors of different uses), "tapped" (at the parameter itself, one gradient per sample),
             "full" (the same, of all parameters, for an exponential symmetry) or "ignored" (the loss does not depend on
@@ -139,7 +139,7 @@ def _path(made: Plan, wanted: LegGram) -> LegPath:
     leg = wanted.leg
     form = made.forms.get(leg.index)
     if form is None:
-        return LegPath(leg.name, "ignored", 0, 0, None, 0.0, 0)
+        return LegPath(leg.title, "ignored", 0, 0, None, 0.0, 0)
     uses = sum(len(part.uses) for part in form.parts)
     if form.slot is not None:
         path, culprit = "tapped", made.tapped.culprits[form.slot]
@@ -148,7 +148,7 @@ def _path(made: Plan, wanted: LegGram) -> LegPath:
     flops = sum(gram.flops() for _, _, gram in form.grams(wanted, made.total))
     held = sum(part.numbers_per_sample() for part in form.forms) * made.dtype.itemsize * made.most
     positions = sum(part.positions for part in form.forms)
-    return LegPath(leg.name, path, uses, positions, culprit, flops, held)
+    return LegPath(leg.title, path, uses, positions, culprit, flops, held)
 
 
 def _flops_of_means(made: Plan) -> float:

@@ -9,7 +9,7 @@ from ._leg import Leg
 from ._symmetry import Symmetry
 
 Where = Callable[[PyTree], Any]
-Axis = tuple[Where, int]
+Axis = tuple[Where, int | str]
 
 
 def scaling(*wheres: Where) -> Symmetry:
@@ -41,7 +41,7 @@ def neuron_rescaling(up: Axis | Sequence[Axis], down: Axis | Sequence[Axis]) -> 
     """One rescaling per index of an axis, as every neuron of a ReLU network has.
 
     Args:
-        up: `(where, axis)`, or a list of them (a weight and its bias).
+        up: `(where, axis)`, or a list of them (a weight and its bias); an axis is a number or a pattern, see `Leg`.
         down: likewise; the axes have the same length d.
 
     Returns:

@@ -182,6 +182,11 @@ class BoundLeg:
         """The leg that acts on every entry of the parameter, of this shape, by itself."""
         return replace(self, axes=tuple((whole(ACTED, n),) for n in shape), power=1, order=())
 
+    @property
+    def title(self) -> str:
+        """The path of the parameter, with the pattern if the leg is a part of it."""
+        return str(self) if self.is_part else self.name
+
     def __str__(self) -> str:
         return f'{self.name} "{" ".join(map(spelled, self.axes))}"'
 

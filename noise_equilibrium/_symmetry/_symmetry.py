@@ -40,7 +40,7 @@ class BoundSymmetry(AbstractGroup):
 
     @property
     def name(self) -> str:
-        return ", ".join(leg.name for leg in self.legs)
+        return ", ".join(leg.title for leg in self.legs)
 
     def leaves(self, count: int) -> set[int]:
         return {leg.index for leg in self.legs}
@@ -77,6 +77,9 @@ class ElementwiseLegs(BoundSymmetry, ElementwiseGroup):
 
 class MatrixLegs(BoundSymmetry, MatrixGroup):
     """Legs that matrices multiply: the symmetric algebra."""
+
+    def length(self, arrays: Sequence[Any]) -> int:
+        return max(leg.rows for leg in self.legs)
 
 
 class AbstractSymmetry(eqx.Module):
@@ -144,7 +147,7 @@ class Symmetry(AbstractSymmetry):
     Args:
         legs: the axes and their powers.
         algebra: which elements are allowed: "scalar" (a number), "diagonal" (a vector, one number per index of the
-            axis) or "symmetric" (a symmetric matrix on the axis). With `blocks=H` there is one element per block.
+            axis) or "symmetric" (a symmetric matrix on the axis). With blocks there is one element per block.
 
     Raises:
         ValueError: at once for an unknown algebra, no legs, or legs that do not fit it; when params are first seen, for
