@@ -68,8 +68,8 @@ def find_equilibrium(
     point of the orbit with the least total gradient noise plus weight norm, Φ = 2γ‖θ‖² + σ² Tr Σ.
 
     Several symmetries that share no entry of a parameter are balanced from the same moments, and so are scalar and
-    diagonal ones that share some (theory, "Several scalar and diagonal symmetries from one measurement"). Only where matrices meet
-    others in a parameter are they balanced in turn until no charge flows (theory, "Several symmetries").
+    diagonal ones that share some (theory, "Several scalar and diagonal symmetries from one measurement"). Only where
+    matrices meet others in an entry are they balanced in turn until no charge flows (theory, "Several symmetries").
 
     Args:
         problem: a finite problem; or, for one symmetry, a `Measurement` in place of it and the next two. Without data,
