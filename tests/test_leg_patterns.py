@@ -13,6 +13,7 @@ import noise_equilibrium as ne
 from noise_equilibrium._equilibrium._find import _require_commuting
 from noise_equilibrium._equilibrium._turns import data_ground, search
 from noise_equilibrium._flow import as_law
+from noise_equilibrium._flow._across import across_orbit
 from noise_equilibrium._parameters import split
 
 N, T, D, H, K = 6, 5, 7, 2, 4  # samples, tokens, width, heads, and the size of a head
@@ -340,6 +341,18 @@ def test_moments_of_a_parameter_used_in_slices(cuts):
     require_moments(Case(loss, WIDE, TOKENS, parts))
 
 
+@pytest.mark.parametrize("name", ["fused-by-head", "unrolled"])
+def test_charge_rates_of_every_sample(name):
+    case = CASES[name]
+    algebra = str(case.algebra)
+    rates = np.asarray(ne.charge_rates(case.problem, case.params, case.symmetry(algebra)))
+    gradients = jax.jit(jax.vmap(jax.grad(case.loss), (None, 0)))(case.params, case.data)
+    for sample in range(N):
+        grams = by_power(case, algebra, {key: np.asarray(array)[sample][None] for key, array in gradients.items()})
+        expected = sum(power * gram for power, gram in grams.items())
+        np.testing.assert_allclose(rates[sample], expected, rtol=0, atol=1e-12 * np.max(np.abs(expected)))
+
+
 def test_slices_that_hold_whole_blocks_are_measured_one_by_one():
     """As cheap as the fused product, where joining them would cost their number squared."""
     flops = [
@@ -391,6 +404,31 @@ def test_a_violation_is_measured_against_the_gradient_of_the_part():
     problem = ne.Problem(lambda p, z: p[0] * p[1] ** 2 * z + 1e9 * p[2], jnp.ones(1))
     halves = ne.Symmetry([ne.Leg(lambda p: p, "*3[0]", 1), ne.Leg(lambda p: p, "*3[1]", -1)], "diagonal")
     np.testing.assert_allclose(ne.symmetry_violation(problem, jnp.ones(3), halves), 1 / np.sqrt(10), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["fused-queries-keys", "range"])
+def test_what_lies_across_the_orbit_has_no_part_along_it_and_all_that_is_not_moved(name):
+    case = CASES[name]
+    symmetry = case.symmetry(str(case.algebra))
+    element = normal(7, *symmetry.charge(case.params).shape)
+    element = element + element.swapaxes(-1, -2) if symmetry.algebra == "symmetric" else element
+    along = ne.flatten(symmetry.generator(case.params, element))[0]
+    project = across_orbit(symmetry.bind(case.params), case.params)
+    np.testing.assert_allclose(project(along), 0, atol=1e-12)
+    still = jnp.where(along == 0, normal(8, *along.shape), 0)  # entries that no leg holds
+    assert jnp.any(still != 0)
+    np.testing.assert_array_equal(project(still), still)
+
+
+def test_a_scalar_leg_needs_nothing_that_is_acted_on():
+    case = CASES["scanned"]
+    legs = [("w", "layer _ _"), ("w", "layer * _")]
+    one, other = (
+        ne.noise_moments(case.problem, case.params, ne.Symmetry([ne.Leg(leaf(name), pattern)], "scalar"))
+        for name, pattern in legs
+    )
+    np.testing.assert_allclose(one.noise_plus, other.noise_plus, rtol=1e-13)
+    np.testing.assert_allclose(one.weight_plus, np.sum(LAYERS["w"] ** 2, axis=(1, 2)), rtol=1e-13)
 
 
 def test_blocks_are_found_by_name_in_the_order_of_the_first_leg():

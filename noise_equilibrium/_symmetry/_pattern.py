@@ -174,7 +174,9 @@ def acted_axis(axes: Axes) -> int | None:
 
 def meet(first: Axes, second: Axes) -> bool:
     """Whether two readings of one parameter have an entry in common: they do if they have one along every axis."""
-    return all(np.any(_inside(a, _indices(a)) & _inside(b, _indices(b))) for a, b in zip(first, second, strict=True))
+    return all(
+        a == b or np.any(_inside(a, _indices(a)) & _inside(b, _indices(b))) for a, b in zip(first, second, strict=True)
+    )
 
 
 def tells_apart_what_is_mixed(axes: Axes, by_index: bool, mixing: Axes) -> bool:
