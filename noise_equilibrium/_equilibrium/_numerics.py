@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -21,4 +22,7 @@ def norm(array: Array) -> Float[Array, ""]:
 
 def all_finite(leaves: Sequence[Any]) -> Array:
     """Whether every entry of every array is finite."""
-    return jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]).all()
+    flags = jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves])
+    # Without the barrier XLA writes out one `and` per array, and all of them again wherever the answer is used: the time
+    # to compile then grows as the square of the number of layers.
+    return jax.lax.optimization_barrier(flags).all()
