@@ -130,8 +130,10 @@ def _descend(problem: Problem, params: PyTree, steps: int) -> tuple[PyTree, Arra
         method,
         theta,
         max_steps=steps,
+        # How far the descent got is judged by the slope below, which is the same for both methods, not by the solver.
         throw=False,
     ).value
+    # A line search may run into overflow; the start is then a better answer than NaN.
     minimum = unflatten(jnp.where(jnp.all(jnp.isfinite(found)), found, theta))
     (moments,), _ = measured_moments(problem, minimum, (scaling().bind(minimum),))  # ‖∇L‖² and Tr Σ
     mean, whole = moments.mean_plus, moments.mean_plus + moments.noise_plus
@@ -153,6 +155,7 @@ def hessian_trace(problem: Problem, params: PyTree) -> tuple[Float[Array, ""], F
 
     size = len(theta)
     if size <= DENSE:
+        # One direction after the other: a batch of them would hold the activations of as many passes over the data.
         every = jax.lax.map(lambda place: curvature(jnp.zeros_like(theta).at[place].set(1)), jnp.arange(size))
         return jnp.sum(every), jnp.zeros((), theta.dtype)
 
@@ -161,12 +164,15 @@ def hessian_trace(problem: Problem, params: PyTree) -> tuple[Float[Array, ""], F
 
     def goes_on(state: tuple[Array, Array, Array]) -> Array:
         count, mean, spread = state
+        # Spelled so that a NaN counts as unsure.
         unsure = ~(error(count, spread) <= SHARPNESS_ERROR * jnp.abs(mean))
         return (count < LEAST_SIGNS) | (unsure & (count < DENSE))
 
     def draw(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         """One sample more in the mean and the sum of squared deviations (Welford)."""
         count, mean, spread = state
+        # Of all independent entries with E vvᵀ = I signs give the least variance of vᵀHv (Hutchinson): it has no part
+        # from the diagonal of H. The key is fixed, so that a prediction can be repeated.
         signs = jax.random.rademacher(jax.random.fold_in(jax.random.key(0), count), (size,), theta.dtype)
         deviation = curvature(signs) - mean
         moved = mean + deviation / (count + 1).astype(mean.dtype)
