@@ -126,7 +126,7 @@ def _descend(problem: Problem, params: PyTree, steps: int) -> tuple[PyTree, Arra
     else:
         method = optx.LBFGS(rtol=accuracy, atol=accuracy, history_length=MEMORY)
     found = optx.minimise(
-        lambda theta, _: _data_loss(problem, unflatten(theta)),
+        lambda theta, _: data_loss(problem, unflatten(theta)),
         method,
         theta,
         max_steps=steps,
@@ -140,7 +140,8 @@ def _descend(problem: Problem, params: PyTree, steps: int) -> tuple[PyTree, Arra
     return minimum, jnp.sqrt(jnp.where(whole > 0, mean / jnp.where(whole > 0, whole, 1), 0))
 
 
-def _data_loss(problem: Problem, params: PyTree) -> Float[Array, ""]:
+def data_loss(problem: Problem, params: PyTree) -> Float[Array, ""]:
+    """L without weight decay."""
     return jnp.mean(jax.vmap(problem.sample_loss, in_axes=(None, 0))(params, problem.data))
 
 
@@ -148,7 +149,7 @@ def _data_loss(problem: Problem, params: PyTree) -> Float[Array, ""]:
 def hessian_trace(problem: Problem, params: PyTree) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Tr∇²L of the data loss and its standard error: exact up to `DENSE` parameters, by random signs beyond."""
     theta, unflatten = flatten(params)
-    gradient = jax.grad(lambda theta: _data_loss(problem, unflatten(theta)))
+    gradient = jax.grad(lambda theta: data_loss(problem, unflatten(theta)))
 
     def curvature(direction: Array) -> Float[Array, ""]:
         return jnp.vdot(direction, jax.jvp(gradient, (theta,), (direction,))[1])
