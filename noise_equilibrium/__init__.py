@@ -31,7 +31,7 @@ from ._dynamics import (
     timed,
     weak_error,
 )
-from ._equilibrium import Equilibrium, Prediction, Status, find_equilibrium, predict
+from ._equilibrium import Equilibrium, Prediction, Status, find_equilibrium, move_along, predict
 from ._flow import (
     OrbitFlow,
     RelaxationModes,
@@ -47,6 +47,7 @@ from ._group import AbstractGroup, ElementwiseGroup, MatrixGroup
 from ._noise import (
     AbstractMoments,
     Explanation,
+    GradientNoise,
     LegPath,
     Measurement,
     MomentEstimate,
@@ -59,6 +60,7 @@ from ._noise import (
     estimate_moments,
     explain,
     gradient_covariance,
+    gradient_noise_scale,
     measure,
     noise_moments,
     noise_trace,
@@ -84,6 +86,7 @@ from ._symmetry import (
     scaling,
     symmetry_violation,
 )
+from ._training import RebalanceState, rebalance
 
 try:
     __version__ = version("noise_equilibrium")
@@ -105,6 +108,7 @@ __all__ = [
     "ExponentialSymmetry",
     "FirstTime",
     "GradientFlow",
+    "GradientNoise",
     "Labelled",
     "Leg",
     "LegPath",
@@ -117,6 +121,7 @@ __all__ = [
     "PartialMoments",
     "Prediction",
     "Problem",
+    "RebalanceState",
     "Redrawn",
     "RedrawnMoments",
     "RelaxationModes",
@@ -145,9 +150,11 @@ __all__ = [
     "first_time",
     "flatten",
     "gradient_covariance",
+    "gradient_noise_scale",
     "labelled",
     "measure",
     "models",
+    "move_along",
     "neuron_rescaling",
     "noether_flow",
     "noise_moments",
@@ -155,6 +162,7 @@ __all__ = [
     "orbit_flow",
     "partial_moments",
     "predict",
+    "rebalance",
     "redrawn_moments",
     "relaxation_modes",
     "relaxation_rates",

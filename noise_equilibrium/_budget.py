@@ -29,4 +29,5 @@ def require_room(what: str, numbers: int, dtype: Any, instead: str) -> None:
 
 def at_once(each: int, most: int) -> int:
     """How many samples to take at once, from 1 to `most`, if one of them takes `each` bytes."""
+    # At least one, however large it is; the gradient of a pytree without numbers takes no bytes.
     return max(1, min(most, GROUP // max(each, 1)))

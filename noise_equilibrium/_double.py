@@ -87,6 +87,7 @@ def in_double(function: Callable[..., Any], *args: Any, keep: bool = False) -> A
     def flat(*leaves: Array) -> list[Array]:
         outputs, tree = jax.tree_util.tree_flatten(widened(*leaves))
         trees.append(tree)
+        # The switch makes integers 64 bits wide too; the program outside knows only 32.
         return [_to(jnp.int32, x) for x in outputs]
 
     outputs = _bind(flat, leaves)
@@ -97,6 +98,7 @@ def _halves(value: Array) -> Any:
     if not _is_floating(value):
         return value
     high = value.astype(jnp.float32)
+    # The difference is exact in double precision: of its 53 bits the rounded number has taken 24.
     return Wide(high, (value - high.astype(jnp.float64)).astype(jnp.float32))
 
 
@@ -127,32 +129,38 @@ _in_double.multiple_results = True
 
 
 def _bind(function: Callable[..., Sequence[Array]], operands: Sequence[Any]) -> list[Any]:
+    """Trace a function under the switch, and apply the operation that stands for it."""
     with jax.enable_x64(True):
         program = jax.make_jaxpr(function)(*operands)
     return _in_double.bind(*operands, program=program)
 
 
 def _evaluate(*operands: Array, program: core.ClosedJaxpr) -> list[Array]:
+    """The results outside of any `jit`, where operands are known: the program is compiled and run."""
     with jax.enable_x64(True):
         return jax.jit(core.jaxpr_as_fun(program))(*operands)
 
 
 def _results(*_: Any, program: core.ClosedJaxpr) -> list[Any]:
+    """The shapes and dtypes of the results."""
     return program.out_avals
 
 
 def _lowered(context: mlir.LoweringRuleContext, *operands: Any, program: core.ClosedJaxpr) -> Any:
+    """The operation in a compiled program: the program that it stands for, in its place."""
     with jax.enable_x64(True):
         return mlir.lower_fun(core.jaxpr_as_fun(program), multiple_results=True)(context, *operands)
 
 
 def _batched(operands: Sequence[Any], axes: Sequence[int | None], *, program: core.ClosedJaxpr) -> Any:
+    """A batch is another operation, of the batched program."""
     results = _bind(jax.vmap(core.jaxpr_as_fun(program), in_axes=tuple(axes)), operands)
     return results, [0] * len(results)
 
 
 def _derivative(primals: Sequence[Any], tangents: Sequence[Any], *, program: core.ClosedJaxpr) -> Any:
     """The derivative is an operation of its own, so that it may stay behind when the value is known before."""
+    # A symbolic zero is left out: as an operand it would have to be filled with zeros, and be differentiated.
     moving = [place for place, tangent in enumerate(tangents) if not isinstance(tangent, ad.Zero)]
 
     def tangents_of(*operands: Array) -> list[Array]:
@@ -161,6 +169,7 @@ def _derivative(primals: Sequence[Any], tangents: Sequence[Any], *, program: cor
         def along(*values: Array) -> list[Array]:
             for place, value in zip(moving, values, strict=True):
                 primals[place] = value
+            # Whole numbers, such as ranks, have no tangent.
             return [x for x in core.jaxpr_as_fun(program)(*primals) if _is_floating(x)]
 
         return jax.jvp(along, tuple(primals[place] for place in moving), tuple(given))[1]
@@ -173,6 +182,8 @@ def _derivative(primals: Sequence[Any], tangents: Sequence[Any], *, program: cor
 
 
 def _transposed(cotangents: Sequence[Any], *operands: Any, program: core.ClosedJaxpr) -> list[Any]:
+    """The transpose is another operation too, from the cotangents and what is known of the operands."""
+    # What is transposed is the operation of `_derivative`, which is linear in those of its operands that are unknown.
     linear = [place for place, operand in enumerate(operands) if ad.is_undefined_primal(operand)]
     known = [operand for operand in operands if not ad.is_undefined_primal(operand)]
     types = [jax.ShapeDtypeStruct(operands[place].aval.shape, operands[place].aval.dtype) for place in linear]
@@ -188,6 +199,7 @@ def _transposed(cotangents: Sequence[Any], *operands: Any, program: core.ClosedJ
 
         return jax.linear_transpose(along, *types)(list(given))
 
+    # Cotangents may be symbolic zeros, and the operands of an operation must be arrays.
     results = iter(_bind(transposed, [*known, *map(ad.instantiate_zeros, cotangents)]))
     return [next(results) if place in linear else None for place in range(len(operands))]
 

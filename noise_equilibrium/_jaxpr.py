@@ -111,6 +111,7 @@ def scan_layout(eqn: core.JaxprEqn, body: core.Jaxpr) -> ScanLayout | None:
         return None
     into = [_gains(outer, inner, length) for outer, inner in zip(eqn.invars, body.invars, strict=True)]
     out = [_gains(outer, inner, length) for outer, inner in zip(eqn.outvars, body.outvars, strict=True)]
+    # Constants and carry stand before the sequences, going in and coming out.
     if None in into + out or into != sorted(into, key=bool) or out != sorted(out, key=bool):
         return None
     num_carry = out.count(False)

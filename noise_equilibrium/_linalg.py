@@ -24,12 +24,16 @@ Matrix = Float[Array, "... d d"]
 def _one_by_one(decompose: Callable[[Array], Any]) -> Callable[[Array], Any]:
     """A function of one matrix for stacks of them: in a loop on a CPU, at once elsewhere."""
 
+    # Not `sequential_vmap`, which would take matrices one by one on every device. A function with a rule for `vmap` has
+    # no derivative in reverse: hence the rules below, which are made of products and call no decomposition but the
+    # value's.
     @jax.custom_batching.custom_vmap
     def of_stack(stack: Array) -> Any:
         *outer, rows, columns = stack.shape
         if math.prod(outer) == 1:
             results = decompose(stack.reshape(rows, columns))
             return jax.tree_util.tree_map(lambda x: x.reshape(*outer, *x.shape), results)
+        # Chosen when the program is lowered: what is traced here may yet run on another device than the default one.
         results = jax.lax.platform_dependent(
             stack.reshape(-1, rows, columns), cpu=partial(jax.lax.map, decompose), default=jax.vmap(decompose)
         )
@@ -37,6 +41,7 @@ def _one_by_one(decompose: Callable[[Array], Any]) -> Callable[[Array], Any]:
 
     @of_stack.def_vmap
     def _(axis_size: int, in_batched: list[bool], stack: Array) -> tuple[Any, Any]:
+        # The new axis stands in front, and so a batch of stacks is a stack.
         results = of_stack(stack)
         return results, jax.tree_util.tree_map(lambda _: True, results)
 
@@ -63,10 +68,12 @@ def eigh(matrix: Matrix) -> tuple[Float[Array, "... d"], Matrix]:
 
 @eigh.defjvp
 def _eigh_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Any, Any]:
+    """dλ_i = N_ii and dV = V K with N = Vᵀ dM V and K_ij = N_ij/(λ_j − λ_i)."""
     values, vectors = eigh(*primals)
     (change,) = tangents
     inside = _product(vectors.mT, (change + change.mT) / 2, vectors)
     eye = jnp.eye(values.shape[-1], dtype=values.dtype)
+    # The 1 on the diagonal is divided by and then taken out.
     gaps = values[..., None, :] - values[..., :, None] + eye
     turn = inside / gaps * (1 - eye)  # not finite where eigenvalues are equal, rather than wrong
     return (values, vectors), (jnp.diagonal(inside, axis1=-2, axis2=-1), _product(vectors, turn))
@@ -83,9 +90,11 @@ def svd(matrix: Float[Array, "... m n"]) -> tuple[Array, Array, Array]:
 
 @svd.defjvp
 def _svd_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Any, Any]:
+    """With N = Uᵀ dM V: dσ_i = N_ii, and the turns of U and V from (N_ij σ_j + N_ji σ_i)/(σ_j² − σ_i²) and its like."""
     left, singular, right = svd(*primals)
     (change,) = tangents
     inside = _product(left.mT, change, right.mT)
+    # σ_j² − σ_i² is taken as a product, which keeps its digits where the two are close.
     columns, rows = singular[..., None, :], singular[..., :, None]
     eye = jnp.eye(singular.shape[-1], dtype=singular.dtype)
     gaps = (1 - eye) / ((columns - rows) * (columns + rows) + eye)  # not finite where two are equal, rather than wrong
@@ -110,6 +119,7 @@ def inv(matrix: Matrix) -> Matrix:
 
 @inv.defjvp
 def _inv_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """d(M⁻¹) = −M⁻¹ dM M⁻¹."""
     inverse = inv(*primals)
     return inverse, -_product(inverse, tangents[0], inverse)
 
@@ -130,15 +140,19 @@ def expm(matrix: Matrix) -> Matrix:
     Source: Higham, Functions of Matrices, Section 10.3.
     """
     size = jnp.max(jnp.sum(jnp.abs(jax.lax.stop_gradient(matrix)), axis=-1), axis=-1)[..., None, None]
+    # One more than makes ‖M‖ ≤ 1.
     halvings = jnp.clip(jnp.ceil(jnp.log2(jnp.where(size > 0, size, 1))) + 1, 0, HALVINGS)
     eye = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
     scaled, power = matrix / 2**halvings, eye
+    # Horner's scheme: a product a term.
     for term in range(TERMS, 0, -1):
         power = eye + _product(scaled, power) / term
 
     def square(power: Matrix, done: Array) -> tuple[Matrix, None]:
         return jnp.where(done < halvings, _product(power, power), power), None
 
+    # A fixed number of turns, of which the last change nothing: a loop with a traced number has no derivative in
+    # reverse.
     return jax.lax.scan(square, power, jnp.arange(HALVINGS, dtype=matrix.dtype))[0]
 
 

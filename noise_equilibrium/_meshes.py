@@ -89,6 +89,7 @@ def _rows(leaves: Sequence[Any]) -> tuple[str, ...]:
 def _as_rows(leaf: Any, mesh: AbstractMesh, rows: tuple[str, ...]) -> list[tuple[str, ...]]:
     """What a result is sharded along: what it is already, and its first axis like the samples if that is possible."""
     spec = _spec(leaf)
+    # A length that the devices do not divide cannot be sharded.
     if spec and leaf.shape[0] % math.prod(mesh.shape[name] for name in (*spec[0], *rows)) == 0:
         spec[0] = (*spec[0], *rows)
     return spec

@@ -99,5 +99,6 @@ def flatten(params: PyTree) -> tuple[Float[Array, " P"], Callable[[Float[Array, 
         ((4,), [[2.0, 2.0], [2.0, 2.0]])
     """
     arrays, rebuild = split(params)
+    # Along explicit axes of a mesh JAX refuses the concatenation.
     vector, restore = ravel_pytree([replicated(array) for array in arrays])
     return vector, lambda vector: rebuild(restore(vector))

@@ -87,6 +87,7 @@ class Redrawn(AbstractPopulation):
     def visit(self, key: PRNGKeyArray, indices: Int[Array, " S"]) -> PyTree:
         """The samples of these indices, each redrawn with a key of its own; stacked along a leading axis."""
         samples = jax.tree_util.tree_map(lambda leaf: jnp.asarray(leaf)[indices], self.data)
+        # Keys by place, not split from one: how many samples are drawn at once changes none of them.
         keys = jax.vmap(lambda place: jax.random.fold_in(key, place))(jnp.arange(indices.shape[0]))
         return jax.vmap(self.redraw)(keys, samples)
 

@@ -136,6 +136,7 @@ class Problem(Traced):
         if self.is_population:
             return
         try:
+            # The shapes suffice to tell: nothing is computed.
             whole = jax.eval_shape(self.loss, params, self.data)
         except Exception:
             return

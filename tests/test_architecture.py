@@ -33,6 +33,9 @@ SIGNATURES = {
     "relaxation_rates": "problem params symmetry noise_scale",
     "measure": "problem params symmetry gradient",
     "find_equilibrium": "problem params symmetry law throw",
+    "move_along": "problem params symmetries objective",
+    "gradient_noise_scale": "problem params",
+    "rebalance": "loss symmetries every to dynamics weight_decay optimizer state",
     "predict": "problem params symmetry law steps tolerance throw",
     "orbit_flow": "problem params symmetry law times",
     "time_scales": "problem params symmetry law method",
@@ -71,7 +74,7 @@ FLOORS = [
     {"_flow"},
     {"_equilibrium"},
     {"_dynamics"},
-    {"_sweep"},
+    {"_training", "_sweep"},
 ]
 # Imported by no room, and the highest floor that each may look down to.
 LEAVES = {"models": "_symmetry", "data": "_symmetry", "exact": "_noise"}
@@ -181,6 +184,11 @@ def test_fixed_defaults():
         ("measure", "gradient"): False,
         ("find_equilibrium", "throw"): False,
         ("predict", "throw"): False,
+        ("rebalance", "dynamics"): None,
+        ("rebalance", "optimizer"): None,
+        ("rebalance", "state"): "move",
+        ("rebalance", "to"): "noise",
+        ("rebalance", "weight_decay"): 0.0,
         ("predict", "steps"): 2000,
         ("predict", "tolerance"): 1e-3,
         ("simulate", "key"): None,

@@ -1,6 +1,6 @@
 """Dynamics in discrete and continuous time, the one loop that runs them, and what it observes."""
 
-from ._dynamics import AbstractDynamics
+from ._dynamics import AbstractDynamics, optax_promotion
 from ._gradient_flow import GradientFlow
 from ._observables import AbstractSummary, FirstTime, RunningMoments, first_time, running, timed
 from ._optax import Optax
@@ -26,6 +26,7 @@ __all__ = [
     "Trajectory",
     "WeakError",
     "first_time",
+    "optax_promotion",
     "resume",
     "running",
     "sde_terms",

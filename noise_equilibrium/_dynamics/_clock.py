@@ -27,4 +27,5 @@ class Clock(eqx.Module):
         """The clock one step later."""
         owed = step_size.astype(self.time.dtype) + self.lost
         time = self.time + owed
+        # The order of the operations is the method: what the sum has taken in, against what it was owed. XLA keeps it.
         return Clock(time, owed - (time - self.time))

@@ -59,6 +59,7 @@ def _draw(batches: Minibatches, problem: Problem, state: PyTree, key: PRNGKeyArr
     if isinstance(data, Stream):
         return data.batch(key, batches.size), state
     redrawn = isinstance(data, Redrawn)
+    # Which samples come and how they are redrawn are independent.
     choose_key, redraw_key = jax.random.split(key) if redrawn else (key, key)
     indices, state = _choose(batches, _count(problem), state, choose_key, step)
     if isinstance(data, Redrawn):
@@ -69,6 +70,7 @@ def _draw(batches: Minibatches, problem: Problem, state: PyTree, key: PRNGKeyArr
 def _choose(
     batches: Minibatches, count: int, state: PyTree, key: PRNGKeyArray, step: Any
 ) -> tuple[Int[Array, " S"], PyTree]:
+    """The indices of the samples of a batch, and the next state."""
     if batches.replacement is True:
         return draw_with_replacement(key, count, batches.size), state
     if batches.replacement is False:
@@ -94,12 +96,16 @@ def draw_without_replacement(key: PRNGKeyArray, population: int, size: int) -> I
     Small subsets are drawn by Floyd's algorithm in S² comparisons, large ones by a permutation in N log N: permuting
     all data at every step would cost more than the step.
     """
+    # A sort takes N log₂N comparisons: more than S², if that is below 4N, for every N > 16.
     if size * size >= 4 * population:
         return jax.random.permutation(key, population)[:size]
+    # Draw j of Floyd's algorithm is uniform on 0, …, N − S + j. If it is taken, N − S + j itself is not, for it is
+    # larger than all candidates before; so each subset comes with the same probability.
     last = jnp.arange(population - size, population)  # the candidates grow by one from draw to draw
     draws = jax.random.randint(key, (size,), 0, last + 1)
 
     def take(i: int, chosen: Int[Array, " S"]) -> Int[Array, " S"]:
+        # The places from i on still hold zeros, which nobody chose.
         taken = jnp.any((chosen == draws[i]) & (jnp.arange(size) < i))
         return chosen.at[i].set(jnp.where(taken, last[i], draws[i]))
 

@@ -105,6 +105,8 @@ def descend(problem: Problem, params: PyTree, samples: PyTree, weights: Array, t
     gradients = weighted_gradient(problem, params, samples, weights)
     return rebuild(
         [
+            # The gradient of γ‖θ‖² is known without a backward pass, and the same for every batch: weight decay has no
+            # noise.
             array - gradient - 2 * cast(problem.weight_decay, array) * cast(time, array) * array
             for array, gradient in zip(arrays, gradients, strict=True)
         ]

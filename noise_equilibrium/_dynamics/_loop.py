@@ -45,6 +45,7 @@ class Carry(eqx.Module):
         goes_on = finite & (self.diverged_at < 0)
 
         def select(new: PyTree, old: PyTree) -> PyTree:
+            # A selection, not a conditional: under `vmap` that would become a selection all the same.
             return jax.tree_util.tree_map(lambda new, old: jnp.where(goes_on, new, old), new, old)
 
         floats, rest = eqx.partition(new.state, eqx.is_inexact_array)
@@ -91,6 +92,8 @@ class Loop:
 
     def advance(self, carry: Carry, step: Int[Array, ""]) -> Carry:
         """The carry after step number `step`, counted from 0; that of a run that diverged stays as it is."""
+        # The key of a step is made from its number, not split off the last key, so that segments and schedules need no
+        # past.
         key = in_one_pass(jax.random.fold_in)(self.key, step)
         params, state = self.dynamics.step(self.problem, self.rebuild(carry.arrays), carry.state, key, step)
         arrays, _ = split(params)
@@ -122,6 +125,8 @@ class Loop:
         """The carry at the end, and the number of steps and the records at the start and after every `every` steps."""
 
         def row(carry: Carry, first: Int[Array, ""]) -> tuple[Carry, Records]:
+            # The steps between two records have no outputs: memory grows with the records alone. Both loops have a
+            # number of turns that is known when they are traced, and so derivatives in reverse.
             carry = jax.lax.fori_loop(0, every, lambda i, carry: self.advance(carry, first + i), carry)
             return carry, self.record(carry)
 

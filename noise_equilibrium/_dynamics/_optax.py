@@ -76,6 +76,7 @@ class Optax(AbstractMinibatched):
         """The state of the optimiser, and the permutation of the epoch, if there are epochs."""
         with optax_promotion():
             state = self.optimizer.init(eqx.filter(params, is_parameter))
+        # A loop carries arrays, and a state may begin with Python numbers.
         return jax.tree_util.tree_map(jnp.asarray, state), first_epoch(self.batches, problem)
 
     def step(

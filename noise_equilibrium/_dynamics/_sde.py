@@ -69,5 +69,6 @@ class SDE(AbstractNoisy):
         noise = noise_weights(key, count, dtype)
         dt = cast(self.step_size(step), noise)
         noise_scale = cast(self.noise_scale_at(step), noise)
+        # `descend` subtracts, so the noise is added with the sign of dW; its factor N^{-1/2} is in `noise_weights`.
         weights = dt / count - jnp.sqrt(2 * noise_scale * dt) * noise
         return descend(problem, params, problem.data, weights, dt), state

@@ -69,6 +69,7 @@ def sde_terms(
 
     def diffusion(t: Any, y: PyTree, args: Any) -> lineax.FunctionLinearOperator:
         def product(increments: Float[Array, " N"]) -> PyTree:
+            # Without their mean the increments weigh deviations from ḡ, as g_i − ḡ would; ḡ itself is never formed.
             centred = increments - jnp.mean(increments)
             return gradient(y, jnp.sqrt(2 * cast(noise_scale, centred) / count) * centred)
 

@@ -116,6 +116,7 @@ def discrete_law(problem: Problem, rate: Any, noise: Any) -> ChargeLaw:
     Raises:
         ValueError: if ηγ ≥ 1, where the step no longer contracts and Theorem D.1 does not hold.
     """
+    # At each step C(θ') = (1 − 2ηγ)² C(θ) + η² ĝᵀAĝ, and (1 − 2ηγ)² − 1 = −4ηγ(1 − ηγ) (theory, "Discrete time").
     decay = problem.weight_decay
     require(
         lambda product: product < 1,

@@ -77,6 +77,7 @@ class SVAG(AbstractNoisy, AbstractMinibatched):
     ) -> tuple[PyTree, PyTree]:
         """One step on the next two minibatches, by one backward pass over both; the first is that of SGD."""
         first, first_state = draw_batch(self.batches, problem, state[0], key, step)
+        # A batch of its own needs a key of its own; the first keeps that of the step, which `SGD` would use.
         second, second_state = draw_batch(self.batches, problem, state[1], jax.random.fold_in(key, 1), step)
         samples = jax.tree_util.tree_map(lambda a, b: jnp.concatenate([a, b]), first, second)
         arrays, _ = split(params)

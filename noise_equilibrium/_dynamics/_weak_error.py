@@ -68,6 +68,7 @@ class WeakError(eqx.Module):
         x = np.log(self.rates)
         orders = {}
         for name, error in self.error.items():
+            # The delta method: log |error| has the standard deviation of the error divided by its size.
             weights = (error / self.standard_error[name]) ** 2  # 1/Var log|error|
             at = x.reshape(-1, *[1] * (error.ndim - 1))
             centred = at - np.sum(weights * at, 0) / np.sum(weights, 0)
@@ -87,6 +88,7 @@ def weak_error(
     *,
     seeds: int,
     key: PRNGKeyArray,
+    # More runs at once take as long each: see the steps per second of a sweep in benchmarks/README.md.
     batch: int = 4096,
 ) -> WeakError:
     """Compare E f(θ_T) of two dynamics over learning rates, such as SGD and its SDE, or SVAG and its SDE.
@@ -123,8 +125,10 @@ def weak_error(
 
     def ends(one: AbstractDynamics, key: PRNGKeyArray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], int]:
         steps = _whole_steps(one, time)
+        # Without noise all runs are the same.
         count = seeds if one.needs_key else 1
         values, diverged = _ends(problem, one, params, jax.random.split(key, count), observe, steps, batch)
+        # A weak error is a small difference of two means over many runs: single precision would lose it in the sums.
         values = {name: np.asarray(value, np.float64) for name, value in values.items()}
         means = {name: value.mean(0) for name, value in values.items()}
         squares = {n: v.var(0, ddof=1) / count if count > 1 else np.zeros(v.shape[1:]) for n, v in values.items()}
@@ -162,6 +166,7 @@ def _ends(
         return {name: values[-1] for name, values in end.observed.items()}, end.diverged_at >= 0
 
     size = sum(array.nbytes for array in split(params)[0])
+    # In pieces, because all runs at once would hold as many copies of the parameters.
     values, diverged = jax.lax.map(run, keys, batch_size=max(1, min(batch, keys.shape[0], LARGEST // max(size, 1))))
     return values, jnp.sum(diverged)
 
@@ -173,6 +178,7 @@ def _whole_steps(dynamics: Any, time: float) -> int:
         raise ValueError("weak_error compares at one learning rate at a time, and this one is a schedule.")
     step = float(dynamics.time_step)
     steps = round(time / step)
+    # A decimal rate is no binary fraction, and off by up to 6e-8 of itself where it comes in single precision.
     if steps < 1 or abs(steps * step - time) > 1e-6 * time:
         raise ValueError(f"time is {time}, {time / step:.6g} steps of {step:.6g}; expected a whole number of steps.")
     return steps

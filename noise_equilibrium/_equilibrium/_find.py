@@ -124,17 +124,31 @@ def find_equilibrium(
         return or_raise(found, (measurement.symmetry,)) if throw else found
     problem.require_finite("find_equilibrium")
     law.charge_law(problem)  # raises for bad numbers, which cannot be seen once they are traced
+    found, several, silence = on_orbit(problem, params, symmetry, law)
+    silence.warn()
+    return or_raise(found, several) if throw else found
+
+
+def on_orbit(
+    problem: Problem, params: PyTree, symmetry: AbstractSymmetry | Sequence[AbstractSymmetry], law: AbstractLaw
+) -> tuple[Equilibrium, Groups, Silence]:
+    """The equilibrium of one symmetry or several, the symmetries bound to params, and what the loss does not see."""
     if isinstance(symmetry, AbstractSymmetry):
         several = (_bound(symmetry, params),)
         found, silence = _find_one(problem, params, several[0], law)
     else:
         if not isinstance(symmetry, Sequence) or not symmetry:
             raise ValueError(f"symmetry is {symmetry!r}; expected one Symmetry, or a sequence of at least one.")
-        several = tuple(_bound(one, params) for one in symmetry)
-        _require_commuting(several)
+        several = commuting(symmetry, params)
         found, silence = _find_several(problem, params, several, law)
-    silence.warn()
-    return or_raise(found, several) if throw else found
+    return found, several, silence
+
+
+def commuting(symmetries: Sequence[AbstractSymmetry], params: PyTree) -> Groups:
+    """Several symmetries bound to params; a ValueError if two of them do not commute."""
+    several = tuple(_bound(one, params) for one in symmetries)
+    _require_commuting(several)
+    return several
 
 
 def _bound(symmetry: Any, params: PyTree) -> AbstractGroup:
@@ -208,7 +222,7 @@ def _balanced(
         params=there,
         element=jnp.where(finite, element, 0),
         residual=residual,
-        status=_status(finite, found.idle, found.diverges, flow, at_limit, _tolerance((symmetry,), arrays)),
+        status=status_of(finite, found.idle, found.diverges, flow, at_limit, tolerance((symmetry,), arrays)),
         to_zero=to_zero,
         to_infinity=to_infinity,
         sweeps=jnp.ones((), jnp.int32),
@@ -260,7 +274,7 @@ def _find_several(
         params=there,
         element=elements,
         residual=residual,
-        status=_status(finite, jnp.all(idle), diverges, residual, at_limit, _tolerance(symmetries, arrays)),
+        status=status_of(finite, jnp.all(idle), diverges, residual, at_limit, tolerance(symmetries, arrays)),
         to_zero=to_zero,
         to_infinity=to_infinity,
         sweeps=found.sweeps,
@@ -284,13 +298,13 @@ def _usable(law: ChargeLaw, finite: Array) -> ChargeLaw:
     return jax.tree_util.tree_map(lambda number: jnp.where(finite, number, 1.0), law)
 
 
-def _tolerance(symmetries: Groups, arrays: list[Array]) -> float:
+def tolerance(symmetries: Groups, arrays: list[Array]) -> float:
     """√ε of the parameters' own precision, which may be less than that of the moments."""
     moved = {place for symmetry in symmetries for place in symmetry.leaves(len(arrays))}
     return max(float(jnp.finfo(arrays[place].dtype).eps) for place in moved) ** 0.5
 
 
-def _status(
+def status_of(
     finite: Array, idle: Array, diverges: Array, residual: Array, at_limit: Array, tolerance: float
 ) -> Int[Array, ""]:
     status = jnp.select(

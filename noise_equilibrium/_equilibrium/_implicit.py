@@ -37,6 +37,8 @@ def implicit_zero(flow: Callable[[Vector], Vector], size: int, dtype: Any) -> Ve
     is that of least norm.
     """
     zero = jnp.zeros(size, dtype)
+    # A function with a derivative of its own sees only its arguments: what the flow closes over, and is differentiated,
+    # must be among them.
     pure, numbers = jax.closure_convert(flow, zero)
     return _zero(pure, zero, tuple(numbers))
 
@@ -50,10 +52,14 @@ _zero = jax.custom_jvp(_as_zero, nondiff_argnums=(0,))
 
 @_zero.defjvp
 def _zero_jvp(pure, primals, tangents):
+    """dξ = −J⁺ dF with J = ∂F/∂ξ."""
     (zero, numbers), (_, changes) = primals, tangents
+    # The solution again, not `zero`: so its derivative is this rule too, and derivatives of all orders follow.
     solution = _zero(pure, zero, numbers)
     change = jax.jvp(lambda *numbers: pure(solution, *numbers), tuple(numbers), tuple(changes))[1]
 
+    # Minus the Jacobian, for the flow is the gradient of a concave function: positive semidefinite, as both solvers
+    # need it.
     def descent(x: Vector) -> Vector:
         return -jax.jvp(lambda x: pure(x, *numbers), (solution,), (x,))[1]
 
@@ -83,6 +89,7 @@ def _conjugate_gradients(product: Callable[[Vector], Vector], right: Vector) -> 
     """
     eps = float(jnp.finfo(right.dtype).eps)
     enough = eps**1.6 * jnp.vdot(right, right)  # of the squared residual
+    # As in `_least_norm_solution`: a curvature below n roundings of the largest is none.
     flat = 64 * len(right) * eps
 
     def goes_on(state: _Descent) -> Array:
@@ -93,6 +100,7 @@ def _conjugate_gradients(product: Callable[[Vector], Vector], right: Vector) -> 
         curvature, length = jnp.vdot(state.direction, image), jnp.vdot(state.direction, state.direction)
         largest = jnp.maximum(state.largest, curvature / length)
         is_flat = ~(curvature > flat * largest * length)
+        # The inner choice keeps a step of infinite length out of the branch that is not taken.
         far = jnp.where(is_flat, 0, state.square / jnp.where(is_flat, 1, curvature))
         residual = state.residual - far * image
         square = jnp.vdot(residual, residual)
@@ -121,7 +129,9 @@ class _Descent(NamedTuple):
 
 def _least_norm_solution(matrix: Float[Array, "n n"], right: Vector) -> Vector:
     """The solution of least norm of a symmetric positive semidefinite system."""
+    # The decomposition is a means to solve; derivatives come from the linear equation, and need no gaps of eigenvalues.
     values, vectors = eigh(jax.lax.stop_gradient(matrix))
+    # Eigenvalues err by some nε of the largest, and by more from the moments that the entries are made of.
     known = values > 64 * len(values) * jnp.finfo(values.dtype).eps * values[-1]
     inverse = jnp.where(known, 1 / jnp.where(known, values, 1), 0)
 

@@ -126,19 +126,22 @@ def _descend(problem: Problem, params: PyTree, steps: int) -> tuple[PyTree, Arra
     else:
         method = optx.LBFGS(rtol=accuracy, atol=accuracy, history_length=MEMORY)
     found = optx.minimise(
-        lambda theta, _: _data_loss(problem, unflatten(theta)),
+        lambda theta, _: data_loss(problem, unflatten(theta)),
         method,
         theta,
         max_steps=steps,
+        # How far the descent got is judged by the slope below, which is the same for both methods, not by the solver.
         throw=False,
     ).value
+    # A line search may run into overflow; the start is then a better answer than NaN.
     minimum = unflatten(jnp.where(jnp.all(jnp.isfinite(found)), found, theta))
     (moments,), _ = measured_moments(problem, minimum, (scaling().bind(minimum),))  # ‖∇L‖² and Tr Σ
     mean, whole = moments.mean_plus, moments.mean_plus + moments.noise_plus
     return minimum, jnp.sqrt(jnp.where(whole > 0, mean / jnp.where(whole > 0, whole, 1), 0))
 
 
-def _data_loss(problem: Problem, params: PyTree) -> Float[Array, ""]:
+def data_loss(problem: Problem, params: PyTree) -> Float[Array, ""]:
+    """L without weight decay."""
     return jnp.mean(jax.vmap(problem.sample_loss, in_axes=(None, 0))(params, problem.data))
 
 
@@ -146,13 +149,14 @@ def _data_loss(problem: Problem, params: PyTree) -> Float[Array, ""]:
 def hessian_trace(problem: Problem, params: PyTree) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Tr∇²L of the data loss and its standard error: exact up to `DENSE` parameters, by random signs beyond."""
     theta, unflatten = flatten(params)
-    gradient = jax.grad(lambda theta: _data_loss(problem, unflatten(theta)))
+    gradient = jax.grad(lambda theta: data_loss(problem, unflatten(theta)))
 
     def curvature(direction: Array) -> Float[Array, ""]:
         return jnp.vdot(direction, jax.jvp(gradient, (theta,), (direction,))[1])
 
     size = len(theta)
     if size <= DENSE:
+        # One direction after the other: a batch of them would hold the activations of as many passes over the data.
         every = jax.lax.map(lambda place: curvature(jnp.zeros_like(theta).at[place].set(1)), jnp.arange(size))
         return jnp.sum(every), jnp.zeros((), theta.dtype)
 
@@ -161,12 +165,15 @@ def hessian_trace(problem: Problem, params: PyTree) -> tuple[Float[Array, ""], F
 
     def goes_on(state: tuple[Array, Array, Array]) -> Array:
         count, mean, spread = state
+        # Spelled so that a NaN counts as unsure.
         unsure = ~(error(count, spread) <= SHARPNESS_ERROR * jnp.abs(mean))
         return (count < LEAST_SIGNS) | (unsure & (count < DENSE))
 
     def draw(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         """One sample more in the mean and the sum of squared deviations (Welford)."""
         count, mean, spread = state
+        # Of all independent entries with E vvᵀ = I signs give the least variance of vᵀHv (Hutchinson): it has no part
+        # from the diagonal of H. The key is fixed, so that a prediction can be repeated.
         signs = jax.random.rademacher(jax.random.fold_in(jax.random.key(0), count), (size,), theta.dtype)
         deviation = curvature(signs) - mean
         moved = mean + deviation / (count + 1).astype(mean.dtype)

@@ -31,6 +31,7 @@ def or_raise(found: Any, symmetries: Groups) -> Any:
         RuntimeError: outside of transformations at once; inside by `equinox.error_if`, when the program runs.
     """
     name = " and ".join(group.name for group in symmetries)
+    # A status that is traced is not known yet: the program itself has to raise.
     if not isinstance(found.status, jax.core.Tracer):
         status = Status(int(found.status))
         if status in FAILURES:
@@ -50,6 +51,7 @@ def or_raise_slope(minimum: Any, slope: Any, tolerance: Any) -> Any:
         RuntimeError: as `or_raise`.
     """
     text = "the descent ended before a minimum: the relative slope there is {slope}. Take more steps."
+    # Both comparisons are negated, so that a slope of NaN is an error too.
     if isinstance(slope, jax.core.Tracer):
         return eqx.error_if(minimum, ~(slope <= tolerance), text.format(slope="above the tolerance"))
     if not float(slope) <= tolerance:

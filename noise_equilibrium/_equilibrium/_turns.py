@@ -22,6 +22,7 @@ from .._symmetry import share_entries
 from ._implicit import implicit_zero
 from ._numerics import all_finite, norm, relative_flow
 
+# Deep linear networks of three and four layers take 20 to 40 sweeps; ten times as many are given up.
 MAX_SWEEPS = 500
 # Sweeps that are differentiated step by step: directions die in them, which no finite motion can do afterwards.
 FIRST_SWEEPS = 2
@@ -129,6 +130,7 @@ def _at(arrays: list[Array], symmetries: Groups) -> Search:
         diverges=jnp.zeros(count, bool),
         idle=jnp.zeros(count, bool),
         finite=all_finite(arrays),
+        # Not known before the first sweep, and infinite, so that they do not end the search before it.
         flow=jnp.asarray(jnp.inf, dtype),
         step=jnp.asarray(jnp.inf, dtype),
         sweeps=jnp.zeros((), jnp.int32),
@@ -175,7 +177,10 @@ def _sweep(
     for turn in turns:
         measured = ground.moments(arrays, tuple(symmetries[place] for place in turn), True)
         usable = all_finite([*jax.tree_util.tree_leaves(measured), *arrays])
+        # Bad input is what is not finite at the start; what a later sweep runs into is no fault of the caller.
         finite = finite & (usable | (state.sweeps > 0))
+        # Where something is not finite nothing is moved, but the balance is computed all the same, and its derivatives
+        # with it: they must find numbers for which it is defined.
         usable_law = jax.tree_util.tree_map(lambda number: jnp.where(usable, number, jnp.ones_like(number)), law)  # noqa: B023
         for place, moments in zip(turn, measured, strict=True):
             moments = jax.tree_util.tree_map(lambda leaf: jnp.where(usable, leaf, 1), moments)  # noqa: B023
@@ -184,7 +189,9 @@ def _sweep(
             if not group.of_matrices:  # the sums of a loop keep their dtype; matrices are double anyway
                 found = jax.tree_util.tree_map(lambda x: x.astype(dtype) if x.dtype != bool else x, found)
             elements[place] = group.sum_of(elements[place], found.element)
+            # The flow here decides when to stop, and nothing else.
             here = in_double(_relative_flow, jax.lax.stop_gradient(moments), usable_law).astype(dtype)
+            # Where nothing acts, or no finite limit exists, the relative flow need not vanish, however long the search.
             flow = jnp.maximum(flow, jnp.where(found.idle | found.diverges, 0, here))
             limits[place] = group.further_limits(limits[place], motions[place], jax.lax.stop_gradient(found))
             motions[place] = group.compose(motions[place], found.motion)
@@ -206,9 +213,11 @@ def _relative_flow(moments: AbstractMoments, law: ChargeLaw) -> Array:
 
 def _iterate(sweep: Callable[[Search], Search], start: Search) -> Search:
     """Sweeps until the flow is small; a constant for derivatives, whatever the sweep closes over."""
+    # A `while` loop has no derivative in reverse, and these motions need none: `_correction` has what they leave out.
     pure, numbers = jax.closure_convert(sweep, start)
     start, numbers = jax.lax.stop_gradient((start, numbers))
     eps = jnp.finfo(start.flow.dtype).eps
+    # A motion below some roundings of the parameters themselves changes nothing that they can hold.
     resting = 4 * max(jnp.finfo(array.dtype).eps for array in start.arrays)
 
     def goes_on(state: Search) -> Array:
@@ -230,6 +239,7 @@ def _correction(ground: Ground, arrays: list[Array], symmetries: Groups, law: Ch
         motions = [group.near_identity(part) for group, part in zip(symmetries, elements(vector), strict=True)]
         measured = ground.moments(_moved(ground, symmetries, arrays, tuple(motions)), symmetries, False)
         every = [
+            # In orthonormal coordinates the Jacobian of all flows is symmetric, as `implicit_zero` takes it to be.
             group.coordinates(law.flow(moments).reshape(group.shape)).astype(vector.dtype)
             for group, moments in zip(symmetries, measured, strict=True)
         ]

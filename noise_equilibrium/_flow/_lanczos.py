@@ -79,9 +79,11 @@ def smallest_nonzero(operator: Callable[[Vector], Vector], seed: Vector, thresho
         A Ritz pair. The value has the right first derivatives where the eigenvalue is simple and the vector exact; the
         residual has none.
     """
+    # The search is a constant for derivatives, whatever the operator closes over; the value below has them.
     pure, numbers = jax.closure_convert(operator, seed)
     numbers, seed = jax.lax.stop_gradient((numbers, seed))
     vector, products = _search(lambda v: pure(v, *numbers), seed, threshold)
+    # With the vector held fixed, for dλ = vᵀ(dA)v at an eigenvector of length 1 (Hellmann and Feynman).
     vector = jax.lax.stop_gradient(vector)
     image = operator(vector)
     value = jnp.vdot(vector, image)
@@ -114,6 +116,8 @@ def _search(operator: Callable[[Vector], Vector], seed: Vector, threshold: float
         among = jnp.arange(count)
         return _Search(
             basis=jnp.zeros_like(basis).at[:count].set(turned.T @ basis[:most]).at[count].set(basis[most]),
+            # Of the kept vectors only their Ritz values are put in: how they couple to the next vector comes out again
+            # when its image is made orthogonal to all of them.
             projected=jnp.zeros_like(projected).at[among, among].set(jax.lax.dynamic_slice(values, (first,), (count,))),
             kept=jnp.asarray(count),
             vector=jnp.where(jnp.any(nonzero), turns[:, place], 0) @ basis[:most],
@@ -155,6 +159,8 @@ def _extended(
         image = image - again @ basis
         projected = projected.at[:, place].set((inside + again)[:most])
         beyond = jnp.linalg.norm(image)
+        # What is left of an image in the span of the basis is rounding, of the size of the operator; divided by its
+        # length it would pass for a direction.
         exhausted = beyond <= 2 * eps * jnp.max(jnp.abs(projected))
         beyond = jnp.where(exhausted, 0, beyond)
         following = jnp.where(exhausted, 0, image / jnp.where(exhausted, 1, beyond))

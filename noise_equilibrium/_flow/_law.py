@@ -61,6 +61,7 @@ class ChargeLaw(eqx.Module):
         powers = powers_of(moments, weight.dtype)
         nothing = jnp.zeros_like(weight)
         of_weight, of_noise = self._side(weight, nothing, nothing), self._side(nothing, noise, mean)
+        # The eigenvalue 0 of a generator moves nothing, so it neither lowers nor raises: its sign takes it out of both.
         sign = jnp.sign(powers).reshape(-1, *[1] * (weight.ndim - 1))
         lowers = jnp.where(sign > 0, of_weight, jnp.where(sign < 0, of_noise, 0))
         raises = jnp.where(sign > 0, of_noise, jnp.where(sign < 0, of_weight, 0))
@@ -99,6 +100,8 @@ class AbstractLaw(Traced):
         coefficients = self.charge_law(measurement.source)
         if measurement.within is None:
             return measurement.measured, coefficients
+        # The share that a batch keeps of what is new at every visit is 1/S however its samples are chosen, as on a
+        # Stream.
         fresh = self.charge_law(dataclasses.replace(measurement.source, is_stream=True)).noise
         share = jnp.asarray(coefficients.noise) / fresh
         noise = jax.tree_util.tree_map(

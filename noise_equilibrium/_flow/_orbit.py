@@ -111,6 +111,8 @@ def _orbit_flow(measurement: Measurement, law: AbstractLaw, times: Array) -> Orb
     def speed(_: Any, element: Array, __: Any) -> Array:
         flow = 2 * jnp.tensordot(sizes, raises / spread(sizes, element) - lowers * spread(sizes, element), axes=1)
         inertia = 2 * jnp.tensordot(powers**2, weight * spread(powers, element), axes=1)
+        # Where the legs of a direction are empty there is nothing to move; the inner choice keeps 0/0 out of
+        # derivatives.
         return jnp.where(inertia > 0, flow / jnp.where(inertia > 0, inertia, 1), 0)
 
     element = _solve(speed, jnp.zeros(weight.shape[1:], weight.dtype), times)
@@ -127,6 +129,7 @@ def _matrix_flow(grams: tuple[Array, Array], sides: tuple[Array, Array], times: 
         turned = motion @ state + state @ motion
         return turned * jnp.array([1, -1, 1, -1], turned.dtype)[:, None, None]
 
+    # An accelerator would multiply in TF32 or bfloat16, far coarser than the tolerance of the solver.
     with jax.default_matmul_precision("highest"):
         return _solve(speed, jnp.stack([*grams, *sides]), times, lambda state: state[0] - state[1])
 
@@ -135,6 +138,7 @@ def _anticommutator_inverse(matrix: Array, right: Array) -> Array:
     """The B with BN + NB = right, 0 on the null space of N."""
     values, vectors = eigh(matrix)
     sums = values[:, None] + values[None, :]
+    # Eigenvalues of a d × d Gram are known to 8dε of the largest, as everywhere (theory, "The singular case").
     known = sums > 8 * len(values) * jnp.finfo(values.dtype).eps * values[-1]
     turned = vectors.T @ right @ vectors
     return vectors @ jnp.where(known, turned / jnp.where(known, sums, 1), 0) @ vectors.T
@@ -142,6 +146,7 @@ def _anticommutator_inverse(matrix: Array, right: Array) -> Array:
 
 def _solve(speed: Any, start: Array, times: Array, kept: Callable[[Array], Array] = lambda state: state) -> Array:
     """What is kept of the solution at each time, NaN from where the solver gave up."""
+    # A tenth of what is promised: the tolerance is that of a step, and errors of steps add up.
     tolerance = 1e-10 if start.dtype == jnp.float64 else 1e-6
     times = times.astype(start.dtype)
     end = times[-1]
@@ -149,6 +154,7 @@ def _solve(speed: Any, start: Array, times: Array, kept: Callable[[Array], Array
         diffrax.ODETerm(speed),
         diffrax.Dopri8(),
         jnp.zeros_like(end),
+        # A solver needs an interval. If all times are 0 any does.
         jnp.where(end > 0, end, 1),
         None,
         start,
@@ -158,4 +164,5 @@ def _solve(speed: Any, start: Array, times: Array, kept: Callable[[Array], Array
         throw=False,
     ).ys
     assert solution is not None
+    # What the solver did not reach it leaves at infinity.
     return jnp.where(jnp.isfinite(solution), solution, jnp.nan)

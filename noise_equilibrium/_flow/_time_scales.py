@@ -91,6 +91,7 @@ def time_scales(
     whole = measurement.require_problem("time_scales")
     slowest = relaxation_modes(measurement, law).slowest  # pyright: ignore[reportCallIssue, reportArgumentType]
     curvature, residual = _least_curvature(whole, measurement.params, measurement.symmetry, dense)
+    # Some eigenvalue lies within the residual of the value: below that size h is not told from 0.
     certain = residual < curvature
     error = residual / (curvature * jnp.where(certain, curvature - residual, 1))  # 1/(h − r) − 1/h
     return TimeScales(erm=1 / curvature, equi=1 / jnp.min(slowest), erm_error=jnp.where(certain, error, jnp.inf))
@@ -104,6 +105,7 @@ def _least_curvature(problem: Problem, params: PyTree, symmetry: AbstractGroup, 
     with jax.default_matmul_precision("highest"):
         curve = _curvature(problem, params, symmetry)
         if not dense:
+            # A fixed key, so that the answer is a function of the arguments.
             seed = jax.random.normal(jax.random.key(0), theta.shape, theta.dtype)
             found = smallest_nonzero(curve, seed, threshold)
             return found.value, found.residual
@@ -120,5 +122,6 @@ def _curvature(problem: Problem, params: PyTree, symmetry: AbstractGroup) -> Cal
     """The map of v to P∇²L_γ P v, P the projector on the complement of the orbit."""
     theta, unflatten = flatten(params)
     gradient = jax.grad(lambda theta: problem.risk(unflatten(theta)))
+    # Projected on both sides: symmetric, and with eigenvalue 0 along the orbit, which the threshold then drops.
     project = across_orbit(symmetry, params)
     return lambda vector: project(jax.jvp(gradient, (theta,), (project(vector),))[1])

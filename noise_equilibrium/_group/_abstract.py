@@ -231,6 +231,7 @@ class AbstractGroup(eqx.Module):
         """Σ power^exponent × value over the powers."""
         if isinstance(self.powers, tuple):
             return sum(cast(power**exponent, value) * value for power, value in values.items())  # pyright: ignore[reportReturnType]
+        # At its default precision a GPU would round the factors to TF32.
         return jnp.tensordot(cast(self.powers, values) ** exponent, values, axes=1, precision=jax.lax.Precision.HIGHEST)
 
     def tangent(self, arrays: Sequence[Array], element: Array) -> list[Array]:
@@ -302,8 +303,10 @@ def audible(moments: Any, samples: Any, precision: Any) -> Any:
         totals = [jnp.sum(jnp.abs(gram)) for gram in jax.tree_util.tree_leaves(grams)]
         return jnp.sum(jnp.stack(totals))
 
+    # A threshold has no derivative, and |·| none at 0.
     noise, mean, whole = jax.lax.stop_gradient((size(moments.noise), size(moments.mean), size(uncentred(moments))))
     squares = float(jnp.finfo(noise.dtype).eps)
+    # Sums are taken at least in single precision, also of half-precision gradients.
     rounding = min(float(jnp.finfo(precision).eps), float(jnp.finfo(jnp.float32).eps))
     # Sums over N equal samples err by up to about Nε/8 of them, and the square of the mean by twice that. Gradients
     # that should be equal, and are each wrong by a few roundings, look like a noise of the square of that.

@@ -105,6 +105,7 @@ class ElementwiseGroup(AbstractGroup):
 
     def across(self, arrays: Sequence[Array]) -> Callable[[list[Array]], list[Array]]:
         square = self.weighted(self.gram(arrays), 2)
+        # An empty direction is not moved by its element: it has no part along the orbit, and the inner choice no 1/0.
         inverse = jnp.where(square > 0, 1 / jnp.where(square > 0, square, 1), 0)
 
         def project(vectors: list[Array]) -> list[Array]:
@@ -160,6 +161,7 @@ def balance_elements(
     """
     eps = jnp.finfo(spectrum.lowers.dtype).eps
     lowers, raises = spectrum.total(spectrum.lowers), spectrum.total(spectrum.raises)
+    # The errors of centring are roundings of the sums before it: what is below a few of these is none.
     down = lowers > 8 * eps * resolution.total(resolution.lowers)
     up = raises > 8 * eps * resolution.total(resolution.raises)
     finite = down & up
@@ -169,6 +171,8 @@ def balance_elements(
         element = jnp.log(ratio) / (2 * abs(powers[0]))
     else:
         proper = [
+            # Below rounding a power does not act; where nothing is solved for, spectra of ones have a root, and finite
+            # derivatives.
             jnp.where(finite, jnp.where(values >= 8 * eps * whole, values, 0), 1)
             for values, whole in zip(spectrum[1:], resolution[1:], strict=True)
         ]
@@ -178,6 +182,7 @@ def balance_elements(
 
     def factor(power: Any) -> Array:
         moving = jnp.exp(cast(power, element) * element)
+        # What has the power 0 does not move, whatever becomes of P.
         dies = ~diverges & jnp.where(cast(power, element) > 0, dies_plus, dies_minus) & (cast(power, element) != 0)
         return jnp.where(finite, moving, jnp.where(dies, 0, jnp.ones_like(moving)))
 

@@ -97,17 +97,21 @@ def side(
     """
     d, own = len(matrix), float(jnp.finfo(summed or matrix.dtype).eps)
     rounding = float(jnp.finfo(precision).eps)
+    # Inner products are summed at least in single precision, whatever the gradients are.
     sums = min(rounding, float(jnp.finfo(jnp.float32).eps))
     # A gradient is right to a rounding of its own dtype and to those of the inner products in it, and these errors
     # leave the range that it should lie in: a direction of no gradient shows the square of them. In single precision
     # nε²/200 was seen for products of length n = 128; this leaves room. Eigenvalues of sums err by a few √dε.
     tolerance = max(16 * d**0.5 * own, rounding**2 + (4 + length / 32) * sums**2)
     squares = jnp.ones(d, matrix.dtype) if weights is None else jax.lax.stop_gradient(jnp.diagonal(weights))
+    # The diagonal of a Gram is cut where its eigenvalues are, at 8dε of the largest.
     present = squares > 8 * d * own * jnp.max(squares)
     units = jnp.where(present, jnp.sqrt(jnp.where(present, squares, 1)), 0)
     inverse = jnp.where(present, 1 / jnp.where(present, units, 1), 0)
     matrix, uncentred = (inverse[:, None] * m * inverse for m in (matrix, jax.lax.stop_gradient(uncentred)))
+    # An upper bound within d^{1/8} that needs no eigenvectors, which are left to singular matrices.
     size = _psd.largest(uncentred)
+    # The roots of eigenvalues that are right to `tolerance` are right to its root.
     return Side(matrix, units, tolerance * size, jnp.full_like(size, tolerance**0.5))
 
 
@@ -130,6 +134,7 @@ def _regular_core(lowers: Side, raises: Side) -> tuple[Array, Core]:
     roots, regular = [], jnp.asarray(True)
     for one in (lowers, raises):
         root, inverse = cholesky(one.matrix)
+        # The NaN of a decomposition that failed compares as not definite.
         regular &= jnp.all(one.units > 0) & (1 / jnp.sum(inverse**2) > one.floor)
         roots.append(one.units[:, None] * root)
     left, singular, right = svd(jnp.where(regular, roots[0].T @ roots[1], 0))
@@ -138,6 +143,7 @@ def _regular_core(lowers: Side, raises: Side) -> tuple[Array, Core]:
 
 
 def _singular_parts(lowers: Side, raises: Side) -> Parts:
+    """The parts of any R and T, from their eigenvectors and the angles between their ranges."""
     d = len(lowers.matrix)
     (rank_lowers, root_lowers), (rank_raises, root_raises) = _rooted(lowers), _rooted(raises)
     ranges = span(root_lowers, rank_lowers), span(root_raises, rank_raises)
@@ -145,6 +151,7 @@ def _singular_parts(lowers: Side, raises: Side) -> Parts:
     core_rank = _overlap((root_lowers, root_raises), ranges, lowers.tilt)
     # Two subspaces meet in at least as many directions as do not fit into the axis otherwise.
     least, most = jnp.maximum(rank_lowers + rank_raises - d, 0), jnp.minimum(rank_lowers, rank_raises)
+    # Singular values descend, so the core comes first; it is divided by their roots, which must not be 0.
     is_core = (jnp.arange(d) < jnp.clip(core_rank, least, most)) & (singular > 0)
     ranks = Ranks(rank_lowers, rank_raises, jnp.sum(is_core))
     # The first k columns of these span the core; the others 𝓑 and 𝓒.
@@ -207,6 +214,7 @@ def seen_from(
         return (*to_zero, *others)
 
     same = parts.to_zero, parts.to_infinity, parts.ranges, stuck
+    # If all directions are core, no subspace has to be carried.
     to_zero, to_infinity, ranges, stuck = where_needed(ranks.core < len(plus), carried, same)
     return Parts(ranks, Core(plus @ parts.core.e, minus @ parts.core.f), to_zero, to_infinity, ranges), stuck
 
@@ -218,6 +226,7 @@ def image(motion: Matrix, projector: Matrix) -> Matrix:
 
 def rank_of(projector: Matrix) -> Int[Array, ""]:
     """The dimension of a subspace."""
+    # The trace of a projector is a whole number but for rounding.
     return jnp.round(jnp.trace(projector)).astype(int)
 
 
@@ -272,6 +281,7 @@ def balance_matrices(lowers: Matrix, raises: Matrix, parts: Parts, stuck: tuple[
     keep = jnp.eye(len(lowers), dtype=lowers.dtype) - stuck[0] - stuck[1]
     rest = _without(parts, stuck)
     plus, minus, element = motion(keep @ lowers @ keep, keep @ raises @ keep, rest)
+    # The trace of projectors is 0 or at least 1.
     diverges = jnp.trace(stuck[0] + stuck[1]) > 0.5
     idle = (rest.ranks.lowers + rest.ranks.raises == 0) & ~diverges
     dies = rest.to_zero, rest.to_infinity
@@ -294,6 +304,7 @@ def _without(parts: Parts, stuck: tuple[Matrix, Matrix]) -> Parts:
     )
 
 
+# Derivatives through the decompositions would divide by the gaps of singular values, and by those that are 0.
 @jax.custom_jvp
 def motion(lowers: Matrix, raises: Matrix, parts: Parts) -> tuple[Matrix, Matrix, Matrix]:
     """E Oᵀ, F Oᵀ and log P from the bases of the core and their completion on the free directions."""
@@ -304,6 +315,7 @@ def motion(lowers: Matrix, raises: Matrix, parts: Parts) -> tuple[Matrix, Matrix
 
 
 def _completed_motion(parts: Parts) -> tuple[Matrix, Matrix, Matrix]:
+    """The motion where some direction is not core: theory, "The singular case"."""
     eye = jnp.eye(len(parts.to_zero), dtype=parts.to_zero.dtype)
     e, f = _completed(parts)
     finite = eye - parts.to_zero - parts.to_infinity
@@ -311,6 +323,7 @@ def _completed_motion(parts: Parts) -> tuple[Matrix, Matrix, Matrix]:
     is_finite = jnp.arange(len(eye)) < parts.ranks.core + parts.ranks.free(len(eye))
     rotation = jnp.where(is_finite, left, 0) @ right
     plus, minus = e @ rotation.T, f @ rotation.T
+    # With 1 outside of H, where log P is then 0.
     return plus, minus, _psd.log(finite @ plus + eye - finite)
 
 
@@ -332,6 +345,9 @@ def _completed(parts: Parts) -> Core:
         left, cosines, right = svd(free_f @ free_e)
         is_free = jnp.arange(len(eye)) < free
         stretch = jnp.where(is_free, jax.lax.rsqrt(jnp.where(is_free, cosines, 1)), 0)
+        # FᵀE = I holds in the new columns as in those of the core: between the two bases of the free directions there
+        # are the cosines, and each gets the inverse root of them. They come first, and move to behind the k columns of
+        # the core.
         bases = Core(e=right.T * stretch, f=left * stretch)
         return jax.tree_util.tree_map(lambda basis, new: basis + jnp.roll(new, parts.ranks.core, 1), parts.core, bases)
 
@@ -340,6 +356,7 @@ def _completed(parts: Parts) -> Core:
 
 @motion.defjvp
 def _motion_jvp(primals, tangents):
+    """The derivative of `_smooth_motion`, which is the same function."""
     (lowers, raises, parts), (d_lowers, d_raises, _) = primals, tangents
     value = motion(lowers, raises, parts)
     _, tangent = jax.jvp(lambda r, t: _smooth_motion(r, t, parts), (lowers, raises), (d_lowers, d_raises))
@@ -375,6 +392,7 @@ def _smooth_motion(lowers: Matrix, raises: Matrix, parts: Parts) -> tuple[Matrix
     root = inverse_root(finite @ (x + x_tilde + joint + joint.T) @ finite, ranks.core + free)
     plus, minus = (x + joint) @ finite @ root, (x_tilde + joint.T) @ finite @ root
     inside = finite @ plus
+    # Symmetric but for rounding, and `log` solves for its derivative as if it were exactly so.
     return plus, minus, _psd.log((inside + inside.T) / 2 + eye - finite)
 
 
@@ -392,6 +410,9 @@ def _core_jvp(primals, tangents):
     balance = e.T @ lowers @ e
     inverse = _psd.pinv(balance, parts.ranks.core)
     only_lowers, only_raises = lowers - f @ balance @ f.T, raises - e @ balance @ e.T
+    # In what follows H = FᵀdE: both EᵀdR E + HG + GH and FᵀdT F − HG − GH are dG, so 2(HG + GH) is their difference.
+    # Outside of the core dE G = (I − EFᵀ)dT F + T_𝓒 dF and dF G = (I − FEᵀ)dR E + R_𝓑 dE, with T_𝓒 and R_𝓑 what of T
+    # and R is not core; T_𝓒 R_𝓑 = 0 ends the substitution of one into the other.
     outside = jnp.eye(len(lowers), dtype=lowers.dtype) - e @ f.T
     turn = _psd.lyapunov(balance, f.T @ d_raises @ f - e.T @ d_lowers @ e) / 2
     out_e = (outside @ d_raises @ f @ balance + only_raises @ d_lowers @ e) @ inverse @ inverse

@@ -68,6 +68,7 @@ class MatrixGroup(AbstractGroup):
 
     def near_identity(self, element: Array) -> Any:
         def matrices(element: Array) -> Any:
+            # Linear in the element, and the other legs get its inverse: no series has to be differentiated.
             plus = jnp.eye(self.axis, dtype=element.dtype) + element
             return {1: plus, -1: inv(plus)}
 
@@ -92,7 +93,10 @@ class MatrixGroup(AbstractGroup):
         return self.blocks * self.axis * (self.axis + 1) // 2
 
     def coordinates(self, element: Array) -> Array:
+        # NumPy's indices are constants; those of newer versions of JAX are an operation that a program in double cannot
+        # hold.
         rows, columns = np.triu_indices(self.axis)
+        # An entry off the diagonal stands twice in Tr[AB].
         weights = jnp.where(rows == columns, 1, jnp.sqrt(2)).astype(element.dtype)
         return (element[:, rows, columns] * weights).ravel()
 
@@ -143,6 +147,7 @@ class MatrixGroup(AbstractGroup):
         grams = self.gram(arrays)
         (high, turn_plus), (low, turn_minus) = (eigh(grams.get(power, jnp.zeros(self.shape))) for power in (1, -1))
         sums = high[:, :, None] + low[:, None, :]
+        # At 8dε of the largest, as every Gram.
         floor = 8 * self.axis * jnp.finfo(sums.dtype).eps * jnp.max(sums, axis=(1, 2), keepdims=True)
         inverse = jnp.where(sums > floor, 1 / jnp.where(sums > floor, sums, 1), 0)
 
@@ -234,6 +239,7 @@ class MatrixGroup(AbstractGroup):
 
         ranks = parts.ranks
         nothing = jnp.zeros_like(parts.to_zero)
+        # 𝓑 has rank R − k directions and 𝓒 rank T − k: without any nothing can be stuck.
         return where_needed(jnp.any(ranks.lowers + ranks.raises > 2 * ranks.core), full, (nothing, nothing))
 
     def _sides(self, arrays: Sequence[Any]) -> tuple[Array, Array]:
@@ -275,6 +281,7 @@ class MatrixGroup(AbstractGroup):
             return self._by_block(all_ratios, noise, weight)
         found = self._by_block(extremes, noise, weight)
         first, last = found.ratios[..., 0], found.ratios[..., 1]
+        # A NaN is not an empty direction.
         some_empty = (found.active < self.axis) & ~jnp.isnan(last)
         return jnp.stack([first, jnp.where(some_empty, jnp.inf, last)], axis=-1)
 
@@ -287,12 +294,14 @@ class MatrixGroup(AbstractGroup):
 
 
 def _same_grams(plus: Matrix, minus: Matrix) -> tuple[Matrix, Matrix]:
+    """The factors of + and of − legs behind which Q₊ and Q₋ are one diagonal matrix, wherever both act."""
     # The weights are numbers as they stand: their Grams are right to the rounding of double precision.
     parts = split(side(plus, plus, plus.dtype), side(minus, minus, minus.dtype))
     return where_needed(parts.ranks.core < len(plus), lambda: tuple(only_core(parts)), tuple(parts.core))
 
 
 def _rotation(plus: Matrix, minus: Matrix, limits: tuple[Matrix, Matrix]) -> tuple[Matrix, Matrix, Matrix, Matrix]:
+    """O, log P, and the projectors on what went to 0 and to ∞, for the factors A and B of many motions."""
     eye = jnp.eye(len(plus), dtype=plus.dtype)
     to_zero, to_infinity = _range(limits[0]), _range(limits[1])
     finite = eye - _range(limits[0] + limits[1])
@@ -307,5 +316,6 @@ def _rotation(plus: Matrix, minus: Matrix, limits: tuple[Matrix, Matrix]) -> tup
 def _range(matrix: Matrix) -> Matrix:
     """The projector on the range of a sum of projectors."""
     values, vectors = eigh(jax.lax.stop_gradient(matrix))
+    # Two directions at an angle φ have the eigenvalues 1 ± cos φ: this takes them for one below φ ≈ ε^{1/4}.
     inside = jnp.where(values > jnp.finfo(values.dtype).eps ** 0.5, vectors, 0)
     return inside @ inside.T

@@ -31,6 +31,7 @@ def largest(matrix: Matrix) -> Float[Array, ""]:
     power, exponent = matrix / jnp.where(size > 0, size, 1), 1
     logarithm = jnp.log(jnp.where(size > 0, size, 1))
     for _ in range(SQUARINGS):
+        # Divided by its trace every time: the eighth power itself would leave the range of the numbers.
         power, exponent = power @ power, 2 * exponent
         trace = jnp.trace(power)
         power = power / jnp.where(trace > 0, trace, 1)
@@ -42,12 +43,14 @@ def lyapunov(matrix: Matrix, right: Matrix) -> Matrix:
     """The X with M X + X M = right, zero where M acts as zero on both sides."""
     values, vectors = eigh(jax.lax.stop_gradient(matrix))
     sums = values[:, None] + values[None, :]
+    # Sums of eigenvalues are as good as these: to 8dε of the largest.
     known = sums > 8 * len(values) * jnp.finfo(values.dtype).eps * values[-1]
     inverse = jnp.where(known, 1 / jnp.where(known, sums, 1), 0)
 
     def solve(_: Callable[[Matrix], Matrix], right: Matrix) -> Matrix:
         return vectors @ (inverse * (vectors.T @ right @ vectors)) @ vectors.T
 
+    # Symmetric for Tr[XY]; the equation itself is what is differentiated, so that gaps of eigenvalues never appear.
     return jax.lax.custom_linear_solve(lambda x: matrix @ x + x @ matrix, right, solve, symmetric=True)
 
 
@@ -61,8 +64,10 @@ def pinv(matrix: Matrix, rank: Rank) -> Matrix:
 
 @pinv.defjvp
 def _pinv_jvp(primals: tuple[Matrix, Rank], tangents: tuple[Matrix, Rank]) -> tuple[Matrix, Matrix]:
+    """dM⁺ at constant rank."""
     (matrix, rank), (change, _) = primals, tangents
     inverse = pinv(matrix, rank)
+    # Golub and Pereyra (1973): at constant rank the range turns too, and `across` is what that adds to −M⁺ dM M⁺.
     outside = jnp.eye(len(matrix), dtype=matrix.dtype) - matrix @ inverse
     across = inverse @ inverse @ change @ outside
     return inverse, across + across.T - inverse @ change @ inverse
@@ -72,16 +77,19 @@ def _pinv_jvp(primals: tuple[Matrix, Rank], tangents: tuple[Matrix, Rank]) -> tu
 def sqrt(matrix: Matrix, rank: Rank) -> Matrix:
     """The square root of a matrix of this rank."""
     values, vectors = spectrum(matrix, rank)
+    # The smallest of the eigenvalues inside may be negative by rounding.
     return (vectors * jnp.sqrt(jnp.maximum(values, 0))) @ vectors.T
 
 
 @sqrt.defjvp
 def _sqrt_jvp(primals: tuple[Matrix, Rank], tangents: tuple[Matrix, Rank]) -> tuple[Matrix, Matrix]:
+    """The solution of R dR + dR R = dM for R² = M, at constant rank."""
     (matrix, rank), (change, _) = primals, tangents
     root = sqrt(matrix, rank)
     inverse = pinv(root, rank)
     inside = root @ inverse
     outside = jnp.eye(len(matrix), dtype=matrix.dtype) - inside
+    # From the range to its complement the root of one side is 0, so there R dR = dM: no equation is left to solve.
     across = inverse @ change @ outside
     return root, inside @ lyapunov(root, inside @ change @ inside) @ inside + across + across.T
 
@@ -95,6 +103,7 @@ def log(matrix: Matrix) -> Matrix:
 
 @log.defjvp
 def _log_jvp(primals: tuple[Matrix], tangents: tuple[Matrix]) -> tuple[Matrix, Matrix]:
+    """The inverse of the derivative of the exponential."""
     (matrix,), (change,) = primals, tangents
     exponent = log(matrix)
     values, vectors = eigh(jax.lax.stop_gradient(exponent))

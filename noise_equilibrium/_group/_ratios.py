@@ -41,6 +41,7 @@ def extremes(noise: Float[Array, "d d"], weight: Float[Array, "d d"]) -> Extreme
     whitened = whitened / jnp.where(scale > 0, scale, 1)
     dropped = -jnp.diag((~present).astype(values.dtype))
     _, vectors = eigh(jnp.where(present[:, None] & present[None, :], whitened, dropped))
+    # The smallest of the others stands behind the dropped directions. Where all are dropped there is no such place.
     places = jnp.stack([jnp.minimum(len(values) - active, len(values) - 1), len(values) - 1])
     directions = (whiten @ vectors[:, places]).T
     lengths = jnp.linalg.norm(directions, axis=1, keepdims=True)

@@ -51,6 +51,7 @@ def flow_root(spectrum: Spectrum) -> Array:
 
 @jax.custom_jvp
 def _root(sizes: Array, lowers: Array, raises: Array) -> Float[Array, ""]:
+    """λ* of one spectrum: bisections in its bracket, then Newton's steps."""
     arguments = (sizes, lowers, raises)
     eps = float(jnp.finfo(lowers.dtype).eps)
     acts = (sizes > 0) & (lowers + raises > 0)
@@ -58,10 +59,12 @@ def _root(sizes: Array, lowers: Array, raises: Array) -> Float[Array, ""]:
     largest = jnp.max(jnp.where(acts, sizes, 0))
     start = _imbalance(jnp.zeros_like(least), arguments)
     ends = jnp.stack([-start / (4 * least), -start / (4 * largest)])
+    # h(0) is a difference of logarithms: its rounding must not move the bracket past the root.
     margin = 8 * eps * (jnp.max(jnp.abs(ends)) + 1 / largest)
     lower, upper = jnp.min(ends) - margin, jnp.max(ends) + margin
     found = optx.root_find(
         _imbalance,
+        # h increases: with `flip` known the ends need not be evaluated. The rest of the way is left to Newton's steps.
         optx.Bisection(rtol=64 * eps, atol=64 * eps, flip=False),
         (lower + upper) / 2,
         args=arguments,
@@ -79,7 +82,9 @@ def _root(sizes: Array, lowers: Array, raises: Array) -> Float[Array, ""]:
 
 @_root.defjvp
 def _root_jvp(primals, tangents):
+    """∂λ* = −∂h/h'."""
     element = _root(*primals)
+    # The implicit function theorem; as it calls the rule's own function, it holds to any order.
     change = jax.jvp(lambda *arguments: _imbalance(element, arguments), primals, tangents)[1]
     slope = jax.jvp(lambda x: _imbalance(x, primals), (element,), (jnp.ones_like(element),))[1]
     return element, -change / slope
@@ -96,7 +101,10 @@ def _log_sum(sizes: Array, values: Array, element: Array) -> Float[Array, ""]:
     exponents = element * sizes
     present = (sizes > 0) & (values > 0)
     logs = jnp.log(jnp.where(present, sizes, 1)) + jnp.log(jnp.where(present, values, 1))
+    # What is taken out and added again has no derivative.
     largest = jax.lax.stop_gradient(jnp.max(jnp.where(present, logs + exponents, -jnp.inf)))
     # Only where a value is 0 can this exponent be large, and there its size matters to derivatives alone.
+    # A tenth of the range of exponents is left for the factor |μ_i|, and for the quotient that a derivative makes of
+    # it.
     bounded = jnp.minimum(exponents - largest, 0.9 * math.log(jnp.finfo(values.dtype).max))
     return jnp.log(jnp.sum(sizes * values * jnp.exp(bounded))) + largest

@@ -7,6 +7,7 @@ from .._per_sample import Explanation, LegPath, explain
 from ._abstract import AbstractMoments, Moments
 from ._measurement import Measurement, Source, measure, measured, or_measurement
 from ._moments import measured_moments, noise_moments
+from ._noise_scale import GradientNoise, gradient_noise_scale
 from ._partial import MomentEstimate, PartialMoments, combine_moments, estimate_moments, partial_moments
 from ._redrawn import RedrawnMoments, redrawn_moments
 from ._reference import gradient_covariance
@@ -17,6 +18,7 @@ from ._trace import charge_rates, noise_trace
 __all__ = [
     "AbstractMoments",
     "Explanation",
+    "GradientNoise",
     "LegPath",
     "Measurement",
     "MomentEstimate",
@@ -30,6 +32,7 @@ __all__ = [
     "estimate_moments",
     "explain",
     "gradient_covariance",
+    "gradient_noise_scale",
     "measure",
     "measured",
     "measured_moments",

@@ -34,6 +34,7 @@ class Source(eqx.Module):
     weight_decay: Any
     num_samples: int = eqx.field(static=True)
     is_stream: bool = eqx.field(static=True, default=False)
+    # What a law asks before it counts the samples: whether they are `Redrawn`. N here is right in either case.
     data: None = eqx.field(static=True, default=None)
 
 
@@ -153,9 +154,11 @@ def measure(
 
 
 def _measure(problem: Problem, params: PyTree, symmetries: Groups, gradient: bool = False) -> tuple[Measurement, ...]:
+    """A measurement of each symmetry, from one pass; warns of what has no noise."""
     moments, mean, silence = moments_and_mean(problem, params, symmetries, True, gradient)
     silence.warn()
     slope = _with_decay(problem, params, mean) if gradient else None
+    # An array: a Python float in here would be compiled in, and every decay compile its consumers anew.
     source, count = Source(jnp.asarray(problem.weight_decay), problem.num_samples), problem.num_samples
     return tuple(
         Measurement(params, slope, count, symmetry, of_one, None, source, problem)

@@ -141,6 +141,7 @@ class MomentEstimate(eqx.Module):
             The standard errors, entry by entry, in the form of the result.
         """
         each = jax.lax.map(lambda value: function(self._measurement(value)), self.replicates)
+        # The jackknife's (B − 1)/B Σ_b (T_b − T̄)², and `var` divides by B already.
         return jax.tree_util.tree_map(lambda x: jnp.sqrt((self.batches - 1) * jnp.var(x, axis=0)), each)
 
     def _measurement(self, value: Any) -> Any:
@@ -220,6 +221,7 @@ def estimate_moments(
     if not hasattr(batches, "__index__") or not 2 <= batches <= count:
         raise ValueError(f"batches is {batches} and there are {count} samples; expected from 2 to that many batches.")
     bound = bind_each(symmetry, params, "estimate_moments")
+    # Sizes that differ by one at most, and so at most two programs.
     edges = [count * b // batches for b in range(batches + 1)]
     parts = []
     for start, end in itertools.pairwise(edges):
@@ -304,6 +306,7 @@ def _alike(first: PartialMoments, second: PartialMoments) -> bool:
 
 
 def _numbers(part: PartialMoments) -> tuple[list[Any], list[Array], Array]:
+    """What the jackknife combines: noise Grams, mean gradients and counts."""
     return [moments.noise for moments in single(part.parts)], part.gradient, part.count
 
 
@@ -326,7 +329,9 @@ def _together(first: PartialMoments, second: PartialMoments) -> PartialMoments:
 def _combined(
     symmetry: AbstractGroup, a: AbstractMoments, b: AbstractMoments, step: list[Any], gradient: list[Any], share: Array
 ) -> AbstractMoments:
+    """The moments of two parts together, from those of each and the step between their mean gradients."""
     noise = jax.tree_util.tree_map(
+        # Of two parts Σ w_b Gram(ḡ_b − ḡ) is w_1 w_2 Gram(ḡ_2 − ḡ_1).
         lambda x, y, z: _lerp(x, y, share) + (share * (1 - share)).astype(z.dtype) * z,
         a.noise,
         b.noise,
@@ -341,6 +346,7 @@ def _jackknife(
     templates: tuple[AbstractMoments, ...],
     symmetries: Groups,
 ) -> tuple[tuple[AbstractMoments, ...], tuple[AbstractMoments, ...], tuple[AbstractMoments, ...], Array]:
+    """The estimates, their standard errors, the estimates without each batch, and the number of samples."""
     noises, gradients, counts = stacked
     total = jnp.sum(counts)
     batches = len(counts)
@@ -348,6 +354,7 @@ def _jackknife(
     def weighted(values: Array, weights: Array) -> Array:
         return jnp.tensordot(weights.astype(values.dtype), values, axes=1, precision=jax.lax.Precision.HIGHEST)
 
+    # From their common mean on, so that the Grams of the differences between batches lose nothing to its size.
     middle = [weighted(g, counts / total) for g in gradients]
     centred = [g - m for g, m in zip(gradients, middle, strict=True)]
 
@@ -368,6 +375,7 @@ def _jackknife(
         return results
 
     everything = of_all_but(jnp.zeros(batches))
+    # One after the other, because each holds a mean gradient of all parameters.
     each = jax.lax.map(of_all_but, jnp.eye(batches))
     spread = jax.tree_util.tree_map(lambda x: jnp.sqrt((batches - 1) * jnp.var(x, axis=0)), each)
     value = tuple(_with(t, *pair) for t, pair in zip(templates, everything, strict=True))
@@ -383,6 +391,7 @@ def _jackknife(
 
 
 def _repeated(values: Any, count: int) -> Any:
+    """The same values for each batch: weights do not depend on the samples."""
     return jax.tree_util.tree_map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), values)
 
 

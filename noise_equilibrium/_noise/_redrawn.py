@@ -96,6 +96,7 @@ class RedrawnMoments(eqx.Module):
         return one(self.between, self.within)
 
 
+# A module and not a closure: made anew at every call it is equal to the last one, and compiled once.
 class _MeanLoss(Traced):
     """The mean loss over the redraws of one sample: a per-sample loss whose sample is a group."""
 
@@ -153,6 +154,7 @@ def redrawn_moments(
         redrawing = jax.tree_util.tree_map(
             lambda t, b: (t - b) * (redraws / (redraws - 1)), all_of_them.noise, of_groups.noise
         )
+        # The mean over R redraws leaves W/R in B, of which the centring of N groups takes the share 1/N out again.
         choice = jax.tree_util.tree_map(lambda b, w: b - w * ((1 - 1 / count) / redraws), of_groups.noise, redrawing)
         between.append(eqx.tree_at(lambda m: m.noise, all_of_them, choice))
         within.append(eqx.tree_at(lambda m: m.noise, all_of_them, redrawing))

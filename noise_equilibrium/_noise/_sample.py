@@ -48,6 +48,7 @@ def sample_noise(
     """
     problem.require_finite("sample_noise")
     factor = Minibatches(batch_size, replacement).noise_ratio(problem.num_samples)
+    # An array, so that another batch size is no other program.
     noise = _sample_noise(problem, params, as_key(key, "sample_noise"), jnp.asarray(factor**0.5))
     require_finite_gradients(problem, params, split(noise)[0])
     return noise

@@ -66,6 +66,8 @@ def dense_moments(
 
     def moments(group: AbstractGroup, second: Any) -> AbstractMoments:
         of_mean = group.gram(mean)
+        # A difference of sums that were taken in one pass; `audible` knows how much of it is rounding. Of a single
+        # sample it would be nothing but that.
         noise = jax.tree_util.tree_map(lambda s, m: jnp.zeros_like(s) if count == 1 else s / count - m, second, of_mean)
         weight, noise, of_mean = (as_kept(group, grams) for grams in (group.gram(theta), noise, of_mean))
         if isinstance(group.powers, tuple):

@@ -43,6 +43,8 @@ def bytes_per_sample(jaxpr: core.Jaxpr, depends: Sequence[int]) -> tuple[int, in
             sample, escaped, out_inside = bytes_per_sample(inner.jaxpr, seen)
             totals[SAMPLE] += _turns(eqn) * sample
             totals[ESCAPED] += _turns(eqn) * escaped
+            # What comes out of a scan may depend on what an earlier turn carried, of which one turn of the body tells
+            # nothing.
             out = out_inside if called else out
         else:
             totals[highest] += sum(map(_nbytes, eqn.outvars))

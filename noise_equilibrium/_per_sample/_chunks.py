@@ -41,6 +41,7 @@ def map_over_samples(function: Callable[[PyTree], Array], data: PyTree, count: i
     steps = _steps(count, most)
     chunk = count // steps
     rows = jax.lax.map(lambda step: function(_chunk(data, step, chunk, steps)), jnp.arange(steps))
+    # Chunk k holds the samples k, k + steps, k + 2·steps, …: in order they are with the axis of the chunks second.
     rows = jnp.swapaxes(rows, 0, 1).reshape(chunk * steps, *rows.shape[2:])
     if chunk * steps == count:
         return rows

@@ -26,6 +26,7 @@ def dot(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | Used | None:
     numbers = _dot_numbers(eqn)
     if numbers is None or len(eqn.outvars) != 1:
         return None
+    # Whole numbers have no gradient.
     if not jnp.issubdtype(aval(eqn.outvars[0]).dtype, jnp.floating):
         return None
     if not any(fact.varies for fact in facts):
@@ -196,6 +197,7 @@ def convolution(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Used | None:
 
 def _position(axis: int, n: int) -> Axis:
     """What lies along an axis of positions of length n."""
+    # An axis of length 1 has no place to tell apart: it holds nothing, here as in the axes of parameters.
     return (Atom(POSITION + axis, 1, n),) if n != 1 else ()
 
 

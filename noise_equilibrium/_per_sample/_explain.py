@@ -126,6 +126,7 @@ def explain(problem: Problem, params: PyTree, symmetry: AbstractSymmetry | Seque
     if matrices:
         dtype = accumulation_dtype(arrays)
         most = samples_in(4 * size * dtype.itemsize, count)
+        # n_iᵀg for every eigenvector n_i: a P × P matrix times a vector, two flops an entry.
         products = 2 * size**2
         full = LegPath("params", "full", 0, 1, None, float(count * products), most * size * dtype.itemsize)
         legs += [full] * len(matrices)
@@ -161,5 +162,6 @@ def _flops_of_means(made: Plan) -> float:
 def _flops(function: Any, arrays: Any, data: Any) -> float:
     """The compiler's count for a function of parameters and samples, before any optimisation."""
     cost = jax.jit(function).lower(without_numbers(arrays), data).cost_analysis()
+    # A list of one in some versions of JAX.
     cost = cost[0] if isinstance(cost, list) else cost
     return float((cost or {}).get("flops", 0.0))

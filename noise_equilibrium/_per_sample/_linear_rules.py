@@ -21,6 +21,7 @@ def rearranged(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
     shape (6, 4) as (2, 3, 4) has axis 0 in two atoms, of strides 3 and 1.
     """
     source, target = aval(eqn.invars[0]), aval(eqn.outvars[0])
+    # A cast to whole numbers is not linear; and of a value that grows, as by a broadcast, several entries are one of W.
     if not jnp.issubdtype(target.dtype, jnp.floating) or source.size != target.size:
         return None
     order = read(eqn, "permutation", tuple)
@@ -64,14 +65,17 @@ def scaled(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
     divides = eqn.primitive.name == "div"
     mine = 0 if facts[0].views else 1
     factor = aval(eqn.invars[1 - mine])
+    # c / W is not linear in W.
     if facts[1 - mine].views or facts[1 - mine].varies or (divides and mine == 1):
         return None
+    # A parameter that is broadcast to the shape of the factor stands at several places of V.
     if aval(eqn.invars[mine]).shape != aval(eqn.outvars[0]).shape:
         return None
     proper = [axis for axis, n in enumerate(factor.shape) if n != 1]
     views = facts[mine].views
     if not proper:
         return _viewed((view.mapped(Scale(divides=divides)) for view in views), value=1 - mine)
+    # A factor that differs along two axes acts on no axis by itself.
     if len(proper) > 1:
         return None
     return _viewed((_along(view, proper[0], lambda label: Rescale(label, divides)) for view in views), value=1 - mine)
@@ -111,6 +115,7 @@ def _windowed(
             size, full = len(range(start, limit, stride)), shape[axis]
             if view is not None and size != full:
                 window = lambda label, n=(start, size, stride, full): Window(label, *n)  # noqa: E731
+                # An empty part has no entry of W, and an axis of length 0 no atom.
                 view = _along(view, axis, window) if size else None
         return view
 

@@ -186,6 +186,7 @@ class View(NamedTuple):
         (atom,) = self.axes[axis]
         size = new.length(atom.size)
         axes = list(self.axes)
+        # Behind a map the axis has entries of its own, counted from 0.
         axes[axis] = (Atom(atom.label, 1, size),) if size != 1 else ()
         return behind._replace(axes=tuple(axes))
 
@@ -251,6 +252,8 @@ def regrouped(axes: Sequence[Axis], shape: Sequence[int]) -> tuple[Axis, ...] | 
                 group.append(Atom(label, stride, size))
                 missing //= size
             elif size % missing == 0:
+                # What is missing is the outer part of the atom, whose entries lie `inner` of the old ones apart; the
+                # rest is left over.
                 inner = size // missing
                 group.append(Atom(label, stride * inner, missing))
                 atoms.insert(0, Atom(label, stride, inner))
@@ -297,6 +300,7 @@ def pull(
     """
     atoms = [atom for axis in axes for atom in axis]
     labels = tuple(dict.fromkeys(atom.label for atom in atoms))
+    # Of the atoms of one axis that with the largest stride first: this is the order of its entries.
     order = sorted(range(len(atoms)), key=lambda i: (labels.index(atoms[i].label), -atoms[i].stride))
     lengths = [math.prod(atom.size for atom in atoms if atom.label == label) for label in labels]
     array = array.reshape([atom.size for atom in atoms]).transpose(order).reshape(lengths)
@@ -338,9 +342,12 @@ def can_pull(view: View, output: Sequence[Axis], other: Sequence[Axis]) -> bool:
     for label, n in enumerate(view.shape):
         maps = [step for step in view.maps if step.label == label]
         found = [mine[label] for mine in lengths if label in mine]
+        # Every turn of the loop has one entry of this axis, so neither factor may have it along with the turns.
         if label in view.loops:
             possible = not found and not maps
         elif found:  # in one factor, or in both; all of it, not a piece in each
+            # Where both factors have the axis the cotangent is their product entry by entry, and Bᵀ of a product of
+            # entries is none.
             products = any(isinstance(step, Product) for step in maps)
             possible = all(size == view.length(label) for size in found) and not (len(found) == 2 and products)
         else:  # not there any more: it has one entry, or one was taken

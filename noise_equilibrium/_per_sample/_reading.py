@@ -94,6 +94,7 @@ def _read_equation(eqn: core.JaxprEqn, seen: Sequence[Fact], numbers: Iterator[i
         case Looped():
             body = read(action.program, action.facts_inside(seen), numbers)
             uses = {number: use.looped(action.length) for number, use in body.uses.items()}
+            # What leaves a scan was put together from all its turns, and of this no view can tell.
             lost = dict.fromkeys(leaves_in(body.outputs), "the output of a scan") | body.escaped
             return step._replace(uses=uses, escaped=lost, body=body)
         case Escaped(primitive):

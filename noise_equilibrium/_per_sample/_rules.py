@@ -52,13 +52,16 @@ def _float_or_nothing(value: Any) -> bool:
 
 
 def _ungrouped(value: Any) -> bool:
+    """A group count that says there are none."""
     return value == 1
 
 
 RULES: dict[str, Rule] = {
     "transpose": Rule(rearranged, any_of("permutation")),
+    # With `dimensions` a reshape would permute the axes first.
     "reshape": Rule(rearranged, {"new_sizes": anything, "dimensions": nothing, "sharding": nothing}),
     "squeeze": Rule(rearranged, any_of("dimensions")),
+    # Only where the added axes have length 1: `rearranged` asks that there be as many entries as before.
     "broadcast_in_dim": Rule(rearranged, {**any_of("shape", "broadcast_dimensions"), "sharding": nothing}),
     "convert_element_type": Rule(rearranged, {**any_of("new_dtype", "weak_type"), "sharding": nothing}),
     "copy": Rule(rearranged, {}),
@@ -83,6 +86,7 @@ RULES: dict[str, Rule] = {
         },
         operands=2,
     ),
+    # Where an index lies outside, what is filled in holds no parameter, whatever it is.
     "gather": Rule(
         rows,
         any_of("dimension_numbers", "slice_sizes", "mode", "fill_value", "indices_are_sorted", "unique_indices"),

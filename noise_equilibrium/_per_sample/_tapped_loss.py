@@ -163,6 +163,7 @@ def _run_loop(
 
     def turn(carry: Any, slices: Any) -> Any:
         xs, mine = slices
+        # The values that maps need are not carried out of the loop, as no view is.
         outs, found, _ = run(body, [*operands[:first], *carry, *xs], mine, values)
         return outs[: loop.num_carry], (outs[loop.num_carry :], found)
 
@@ -222,4 +223,6 @@ def _patches(eqn: core.JaxprEqn, image: Array) -> Array:
     """What the kernel of a convolution is multiplied with, at every position of the result."""
     patches = patches_of(eqn)
     assert patches is not None
+    # JAX cuts patches by a convolution with zeros and ones, which an accelerator would otherwise round to TF32 or
+    # bfloat16.
     return jax.lax.conv_general_dilated_patches(image, **patches._asdict(), precision=jax.lax.Precision.HIGHEST)

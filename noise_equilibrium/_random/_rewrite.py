@@ -41,6 +41,7 @@ def in_one_pass(function: Callable[..., R]) -> Callable[..., R]:
         partitionable: bool = jax.config.jax_threefry_partitionable  # pyright: ignore[reportAttributeAccessIssue]
         if program.effects or not partitionable:  # if it is not, the bits of a key go to other places
             return function(*args)
+        # Chosen when the program is lowered, which may be for another device than the default one.
         results = jax.lax.platform_dependent(
             *jax.tree_util.tree_leaves(args),
             cpu=lambda *inputs: [whole(result) for result in _evaluate(program, inputs)],
@@ -60,6 +61,7 @@ def _evaluate(program: core.ClosedJaxpr, inputs: Sequence[Any]) -> list[Any]:
 
     def hold(variables: Sequence[Any], values: Sequence[Any]) -> None:
         for var, value in zip(variables, values, strict=True):
+            # What is used once is computed where it is used; what is used twice would be computed twice there.
             held[var] = value.settled() if isinstance(value, Flat) and uses[var] > 1 else value
 
     hold(jaxpr.constvars, program.consts)

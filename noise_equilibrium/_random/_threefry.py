@@ -14,6 +14,7 @@ from .._keys import IMPLEMENTATION
 
 Pair = tuple[UInt32[Array, "..."], UInt32[Array, "..."]]
 
+# The constants of the source: rotations of the rounds, by groups of four, and the parity word of the key schedule.
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
 UINT = {8: jnp.uint8, 16: jnp.uint16, 32: jnp.uint32, 64: jnp.uint64}
@@ -44,6 +45,8 @@ def random_bits(keys: Key[Array, "..."], bit_width: int, shape: tuple[int, ...])
     """What `jax.random.bits` gives for each of the keys: an array of the shape keys.shape + shape."""
     left, right = _hashes(keys, shape)
     dtype = UINT[bit_width]
+    # The layout of `jax_threefry_partitionable`: every place has a hash of its own, two words, and narrow numbers mix
+    # both.
     if bit_width == 64:
         return left.astype(dtype) << jnp.asarray(32, dtype) | right.astype(dtype)
     return (left ^ right).astype(dtype)

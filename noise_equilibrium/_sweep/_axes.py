@@ -10,6 +10,7 @@ import numpy as np
 KINDS = {"f": "float", "i": "int", "u": "int", "b": "bool", "U": "string"}
 SEED = "seed"
 RESERVED = {"key", SEED, "done", "diverged"}
+# A seed is folded into a key as one word.
 MAX_SEED = 2**32
 
 

@@ -104,6 +104,7 @@ def run_all(attempt: Callable[[np.ndarray], Results], lanes: int, count: int) ->
         try:
             results = attempt(order)
         except Exception as error:
+            # XLA has no exception of its own for it, only this word.
             if "RESOURCE_EXHAUSTED" in str(error):
                 raise SweepError(
                     f"a unit of {lanes} runs does not fit into the memory of the device; give unit= a smaller number. "

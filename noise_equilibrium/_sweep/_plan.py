@@ -202,6 +202,7 @@ def differences(old: Any, new: Mapping[str, Any]) -> list[str]:
         said.append(f"the results were {old['results']} and are {new['results']}")
     if said:
         return said  # what follows is a consequence of these
+    # A cell in which `run` raised has no digest: it is no other computation, only a missing one.
     changed = [
         point
         for point, digest in new["computation"].items()

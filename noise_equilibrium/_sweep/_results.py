@@ -119,6 +119,7 @@ def read_result(result: Any, axes: tuple[Axis, ...]) -> tuple[tuple[Output, ...]
             full = name if is_index else _name((*path[:-1], jax.tree_util.DictKey(name)))
             dims = (name,) if is_index else marked.dims[: array.ndim]
             _, known = coordinates.setdefault(full, _output(full, array, dims, True))
+            # The arrays of a dict that one call of `labelled` got have one and the same object as their coordinate.
             if known is not array and not is_index:
                 raise ValueError(
                     f"run returned two coordinates named {full!r}; expected one. Label both results in one call of "
@@ -174,6 +175,7 @@ def _check_names(outputs: list[Output], axes: tuple[Axis, ...]) -> None:
     dims = {name for output in outputs for name in output.dims}
     for output in outputs:
         for name in (output.name, *output.dims):
+            # The names of a store are folders of zarr, which keeps `__` and zarr.json for itself.
             if name in taken or not name or "/" in name or name.startswith((".", "__")) or name == "zarr.json":
                 raise ValueError(
                     f"run returned {output.name!r} with dimensions {output.dims}; {name!r} cannot be a name here. "

@@ -36,6 +36,7 @@ class Store:
 
     def __init__(self, path: Path):
         self.path = path
+        # Not the metadata gathered in one file, which may be older than those of the store itself.
         self._group = zarr.open_group(path, mode="r+", zarr_format=3, use_consolidated=False)
         self._arrays: dict[str, Any] = dict(self._group.arrays())
 
@@ -129,6 +130,7 @@ def _build(
 ) -> None:
     """Make an empty store beside its place, and move it there in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, and so in the same file system, where a rename is one step.
     scratch = path.parent / f".{path.name}.{uuid.uuid4().hex}.building"
     try:
         coordinates = [output.name for output in plan.recorded if output.is_coordinate]
@@ -165,6 +167,7 @@ def _create_arrays(group: Any, grid: Grid, plan: Plan) -> None:
             chunks=(*grid.extents, *(max(length, 1) for length in shape)),
             dtype=dtype,
             dimension_names=(*names, *dims),
+            # What nobody has written reads as 0: `done` is False there.
             fill_value=0,
         )
 

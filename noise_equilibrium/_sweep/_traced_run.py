@@ -181,6 +181,7 @@ class Batch:
     """
 
     def __init__(self, program: Program, kept: Sequence[str], size: int):
+        # A device without a run would compute one that is thrown away.
         devices = jax.local_devices()[:size]
         self._places = [place for place, output in enumerate(program.outputs) if output.name in kept]
         self._outputs = [program.outputs[place] for place in self._places]
@@ -188,6 +189,7 @@ class Batch:
         self._padded = -(-size // len(devices)) * len(devices)  # the same number of runs on every device
         mesh = Mesh(np.array(devices), (RUNS,))
         self._shared = NamedSharding(mesh, P(RUNS))
+        # Inputs, so that data which `run` closes over are not compiled into every program.
         self._consts = jax.device_put(program.consts, NamedSharding(mesh, P()))
 
         def batch(consts: list[Any], keys: Any, numbers: list[Any]) -> Any:

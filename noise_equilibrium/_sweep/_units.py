@@ -15,6 +15,7 @@ from ._axes import Axis
 from ._run_key import point_words
 from ._work import OPERATIONS_PER_SECOND, Work
 
+# A unit that is interrupted is computed again: about this much is lost of each worker. To write it takes milliseconds.
 UNIT_SECONDS = 1.0
 UNIT_BYTES = 256 * 2**20
 # Below this ratio of work on elements to work on launches a batch is too small to be efficient.

@@ -32,6 +32,7 @@ class Work(NamedTuple):
 def work_of(jaxpr: Any) -> Work:
     """An estimate of the work of a program."""
     works = [_work_of_equation(eqn) for eqn in jaxpr.eqns]
+    # Where each variable is needed last: later equations overwrite earlier ones.
     needed = {var: place for place, eqn in enumerate(jaxpr.eqns) for var in _variables(eqn.invars)}
     needed |= dict.fromkeys(_variables(jaxpr.outvars), len(works))
     alive = np.array([*(work.live_bytes for work in works), 0.0])
@@ -44,17 +45,20 @@ def work_of(jaxpr: Any) -> Work:
 
 
 def _work_of_equation(eqn: Any) -> Work:
+    """The work of an equation: that of the programs inside, as often as they run, or of its own elements."""
     bodies = [work_of(body) for body in programs_inside(eqn)]
     if not bodies:
         return _work_without_bodies(eqn)
     name, length = eqn.primitive.name, eqn.params.get("length")
     trips = {"scan": length if isinstance(length, int) else UNKNOWN_TRIPS, "while": UNKNOWN_TRIPS}.get(name, 1)
+    # Which branch is taken is not known, and only one is.
     combine = max if name == "cond" else sum
     operations, launches = (trips * combine(body[part] for body in bodies) for part in (0, 1))
     return Work(operations, launches, max(body.live_bytes for body in bodies))
 
 
 def _work_without_bodies(eqn: Any) -> Work:
+    """The work on the elements that an equation reads or writes, whichever are more."""
     name, written = eqn.primitive.name, float(sum(map(_size, eqn.outvars)))
     elements = max([written, *map(_size, eqn.invars)])
     if name == "dot_general":

@@ -21,6 +21,7 @@ from ._plan import PINNED, Plan, versions
 from ._store import Store
 from ._units import Grid, Unit
 
+# Short against a unit, which takes about a second.
 POLL_SECONDS = 0.05
 
 
@@ -88,6 +89,7 @@ def perform(job: bytes, unit: Unit, attempt: int) -> Outcome:
     return _worker(job).perform(unit)
 
 
+# A process gets the same job with each of its tasks, and traces and compiles it once.
 @functools.lru_cache(maxsize=2)
 def _worker(job: bytes) -> "_Worker":
     return _Worker(pickle.loads(job))
@@ -191,6 +193,7 @@ def _pickled(job: Job) -> bytes:
 
 
 def _outcome(unit: Unit, future: Any) -> Outcome:
+    """What a task returned; a unit that is lost becomes an outcome, what concerns all units an error."""
     try:
         return future.result()
     except Exception as error:

@@ -74,7 +74,9 @@ def check_symmetry(problem: Problem, params: PyTree, symmetry: AbstractSymmetry)
     problem.require_finite("check_symmetry")
     bound = bind(symmetry, params)
     size, element = _violations(problem, params, bound)
+    # Half of the digits: a gradient adds up many roundings.
     threshold = float(jnp.sqrt(jnp.finfo(size.dtype).eps))
+    # A NaN is the worst of all.
     worst = int(jnp.argmax(jnp.where(jnp.isnan(size), jnp.inf, size)))
     if not float(size[worst]) <= threshold:
         raise SymmetryError(
@@ -95,6 +97,7 @@ def _violations(problem: Problem, params: PyTree, symmetry: AbstractGroup) -> Vi
         inside = [slope for slope in symmetry.only(slopes) if slope is not None]
         products = symmetry.on_basis(symmetry.weighted(symmetry.product(arrays, slopes)))
         size = jnp.sqrt(functools.reduce(jnp.add, [jnp.sum(slope**2) for slope in inside])) * lengths
+        # Where Aθ or g vanishes there is nothing to violate.
         return jnp.abs(products) / jnp.where(size > 0, size, 1)
 
     def worst(sample: PyTree) -> Violation:

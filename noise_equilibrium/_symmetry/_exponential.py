@@ -54,6 +54,7 @@ class BoundExponential(ElementwiseGroup):
     def product(self, left: Sequence[Any], right: Sequence[Any]) -> Float[Array, " P"]:
         """n_iᵀu n_iᵀv for every eigenvector."""
         first = _vector(left)
+        # The Gram of one vector with itself costs one product with the eigenvectors, not two.
         second = first if left is right else _vector(right)
         if self.function is not None:
             return jnp.vdot(first, self._apply(second), precision=jax.lax.Precision.HIGHEST)[None]
@@ -166,9 +167,11 @@ def exponential_symmetry(A: Any) -> ExponentialSymmetry:
     matrix = np.asarray(A)
     if not (jnp.issubdtype(matrix.dtype, jnp.floating) or jnp.issubdtype(matrix.dtype, jnp.integer)):
         raise ValueError(f"A has dtype {matrix.dtype}; expected real numbers.")
+    # Whole numbers are symmetric exactly or not at all.
     precision = jnp.finfo(matrix.dtype).eps if jnp.issubdtype(matrix.dtype, jnp.floating) else 0
     matrix = matrix.astype(np.float64)
     asymmetry, size = np.max(np.abs(matrix - matrix.T)), np.max(np.abs(matrix))
+    # A matrix that was computed is symmetric to a few roundings of its own dtype.
     if not np.isfinite(size) or asymmetry > 16 * precision * size:
         raise ValueError(
             f"max|A − Aᵀ| is {asymmetry:.3g} and max|A| is {size:.3g}; expected a symmetric matrix of finite numbers. "
@@ -179,5 +182,7 @@ def exponential_symmetry(A: Any) -> ExponentialSymmetry:
 
 def _spectrum(matrix: Any, numpy: Any) -> tuple[Any, Any]:
     powers, vectors = numpy.linalg.eigh((matrix + matrix.T) / 2)
+    # Eigenvalues err by up to dε of the largest. One that is 0 but for that would count as a power, and λ* be looked
+    # for as far out as −h(0)/(4μ_min).
     floor = 8 * len(powers) * numpy.finfo(powers.dtype).eps * numpy.max(numpy.abs(powers))
     return numpy.where(numpy.abs(powers) <= floor, 0, powers), vectors

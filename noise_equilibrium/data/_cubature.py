@@ -28,6 +28,7 @@ def normal_points(dimensions: int) -> np.ndarray:
     if order is None:
         raise ValueError(f"the moments of {dimensions} dimensions are to be matched; expected at most 255.")
     size = 2**order
+    # An entry of a linear orthogonal array is the parity of the bits that its row and its column have in common.
     rows = np.arange(size**2)[:, None] & np.array(_columns(order)[:dimensions])
     signs = 1.0 - 2.0 * _parity(rows, 2 * order)
     points = np.zeros(((size + 2) ** 2, dimensions))

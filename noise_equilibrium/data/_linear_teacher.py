@@ -53,6 +53,7 @@ class LinearTeacher(eqx.Module):
         size = sum(self.V.shape)
         if n < size:
             raise ValueError(f"n is {n}; expected at least d_x + d_y = {size} samples.")
+        # The polar factor: of all matrices with orthonormal columns the closest to what was drawn.
         left, _, right = svd(jax.random.normal(key, (n, size), self.V.dtype))
         return jax.vmap(self._sample)(jnp.sqrt(jnp.asarray(n, self.V.dtype)) * (left @ right))
 
@@ -91,6 +92,7 @@ def _root(covariance: ArrayLike, size: int, name: str) -> np.ndarray:
     if matrix.shape != (size, size):
         raise ValueError(f"{name} has shape {matrix.shape}; expected {(size, size)} to fit V.")
     values, vectors = np.linalg.eigh(matrix)
+    # Of a singular covariance in single precision the least eigenvalue may be −dε of the largest, some −1e-6.
     if not np.allclose(matrix, matrix.T) or values[0] < -1e-6 * max(values[-1], 0):
         raise ValueError(f"{name} is not symmetric positive semidefinite (least eigenvalue {values[0]:.3g}).")
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T

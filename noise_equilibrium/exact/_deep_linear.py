@@ -57,6 +57,7 @@ def deep_linear_equilibrium(V: ArrayLike, cov_x: ArrayLike, cov_noise: ArrayLike
         there = global_minimum(V, cov_x, cov_noise, min(hidden))
         total = jnp.sum(there.values)
         scale = (total / jnp.sqrt(there.risk * there.trace_x)) ** (1 / (len(hidden) + 1))
+        # At V = 0 all values are 0, and so is their root.
         root = scale * jnp.sqrt(there.values / jnp.where(total > 0, total, 1))
         first = _core((hidden[0], len(root)), root * jnp.sqrt(there.trace_x)) @ there.down
         inner = [

@@ -36,6 +36,8 @@ def covariance(matrix: ArrayLike, size: int, name: str, dtype: Any) -> Float[Arr
     if not isinstance(matrix, jax.core.Tracer):
         known = np.asarray(matrix, np.float64)
         values = np.linalg.eigvalsh(known) if np.isfinite(known).all() else np.array([np.nan])
+        # Below a rounding of single precision, in which a covariance may come, a direction cannot be told from an empty
+        # one.
         if not np.allclose(known, known.T) or not values[0] > 1e-7 * values[-1]:
             raise ValueError(
                 f"{name} is not symmetric positive definite (least eigenvalue {values[0]:.3g}); expected inputs and "

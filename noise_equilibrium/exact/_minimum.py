@@ -45,9 +45,11 @@ def global_minimum(V: Array, cov_x: Array, cov_noise: Array, size: int) -> Minim
     if size < min(V.shape):
         outer, values, inner = svd(whitened)
         whitened = (outer[:, :k] * values[:k]) @ inner[:k]
+        # Tr[ΔᵀΔΣ_x] is what the best approximation leaves over: the squares of the singular values that are cut off.
         unfitted = jnp.sum(values[k:] ** 2)
     left, values, right = svd(root_noise @ whitened)
     left, values, right = left[:, :k], values[:k], right[:k].T
+    # Singular values err by some dε of the largest.
     fitted = values > 8 * max(V.shape) * jnp.finfo(V.dtype).eps * values[0]
     return Minimum(
         left=left,

@@ -67,6 +67,7 @@ def scale_invariant_norm(
     times, decay = jnp.asarray(times), jnp.asarray(weight_decay)
     exponent = 8 * decay * times
     # (1 − e^{−x})/x, which is 1 at 0.
+    # `expm1` loses no digits where γt is small; the inner choice keeps 0/0 out of derivatives.
     share = jnp.where(exponent == 0, 1, -jnp.expm1(-exponent) / jnp.where(exponent == 0, 1, exponent))
     grown = 4 * jnp.asarray(noise_scale) * jnp.asarray(noise) * times * share
     return (jnp.asarray(norm) ** 4 * jnp.exp(-exponent) + grown) ** 0.25

@@ -44,6 +44,7 @@ def init(key: PRNGKeyArray, d_in: int, widths: Sequence[int], d_out: int, bias: 
     layers = []
     for place, (inner, outer) in enumerate(itertools.pairwise(sizes)):
         weight_key, bias_key = jax.random.split(jax.random.fold_in(key, place))
+        # ReLU keeps half of the second moment of what is symmetric around 0; behind the last layer there is none.
         gain = 1.0 if place == len(widths) else 2.0
         weight = (gain / inner) ** 0.5 * jax.random.normal(weight_key, (outer, inner))
         layers.append(Layer(weight, bias * jax.random.normal(bias_key, (outer,))))
