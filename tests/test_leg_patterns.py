@@ -512,6 +512,17 @@ def test_scalings_of_overlapping_and_disjoint_parts_find_what_turns_find():
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-8)
 
 
+def test_parts_are_moved_to_the_least_largest_entry_and_to_the_least_curvature():
+    case = CASES["range"]
+    rest = [ne.Leg(leaf("w"), "*12[8:] _"), ne.Leg(leaf("b"), "*12[8:]"), ne.Leg(leaf("u"), "_ *12[8:]", -1)]
+    several = [case.symmetry("diagonal"), ne.Symmetry(rest, "diagonal")]
+    for objective in ("largest_entry", "flattest"):
+        found = ne.move_along(case.problem, case.params, several, objective)
+        assert found.status == ne.Status.CONVERGED
+        np.testing.assert_array_equal(found.params["w"][:2], WIDE["w"][:2])
+        assert not np.any(np.isclose(found.params["u"][:, 3:], WIDE["u"][:, 3:], rtol=1e-3))  # neuron 2 is dead
+
+
 HEADS, HALVES = "(_3[0] head=2 *) _", "(_3[0] head=2 *2 _2) _"
 COMMUTE = [
     (HEADS, "symmetric", "(_3[1] head=2 *) _", "symmetric", True),  # disjoint

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._symmetry import BoundSymmetry
+from .._symmetry import BoundSymmetry, share_entries
 
 # Symmetries that share parameters form chains of layers, along which an imbalance spreads and falls slowly: six layers
 # take some hundred sweeps to rounding. No sweep looks at data.
@@ -26,7 +26,7 @@ State = tuple[list[Array], list[Array]]
 
 def equalise(symmetries: Sequence[BoundSymmetry], arrays: list[Array]) -> tuple[list[Array], list[Array]]:
     """The parameters with their largest entries as small as can be, and the element of each symmetry."""
-    taken = [leaf for symmetry in symmetries for leaf in symmetry.leaves(len(arrays))]
+    pairs = itertools.combinations(symmetries, 2)
 
     def sweep(state: State) -> State:
         arrays, elements = state
@@ -38,7 +38,7 @@ def equalise(symmetries: Sequence[BoundSymmetry], arrays: list[Array]) -> tuple[
         return arrays, after
 
     start = arrays, [jnp.zeros(symmetry.shape, arrays[symmetry.legs[0].index].dtype) for symmetry in symmetries]
-    if len(taken) == len(set(taken)):  # none sees another: once is enough
+    if not any(share_entries(one, other, len(arrays)) for one, other in pairs):  # none sees another: once is enough
         return sweep(start)
     _, elements = jax.lax.stop_gradient(_converged(symmetries, sweep, jax.lax.stop_gradient(start)))
     for symmetry, element in zip(symmetries, elements, strict=True):

@@ -1,5 +1,6 @@
 """Moving parameters along the orbits of symmetries to where something else than SGD would take them."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from .._noise._abstract import as_kept
 from .._numbers import jit
 from .._parameters import accumulation_dtype, flatten, split
 from .._problem import Problem
-from .._symmetry import AbstractSymmetry, BoundSymmetry
+from .._symmetry import AbstractSymmetry, BoundSymmetry, share_entries
 from ._equalise import equalise, spread
 from ._find import Equilibrium, commuting, on_orbit, status_of, tolerance
 from ._numerics import all_finite, relative_flow
@@ -121,15 +122,13 @@ def _of_numbers(groups: Groups) -> tuple[BoundSymmetry, ...]:
 
 
 def _apart(groups: Groups, params: PyTree) -> Groups:
-    taken: set[int] = set()
-    for group in groups:
-        leaves = group.leaves(len(split(params)[0]))
-        if taken & leaves:
+    count = len(split(params)[0])
+    for one, other in itertools.combinations(groups, 2):
+        if share_entries(one, other, count):
             raise ValueError(
-                f"{group.name} shares a parameter with another symmetry; expected symmetries that share none for "
+                f"{other.name} shares a parameter with another symmetry; expected symmetries that share none for "
                 "'flattest'. Move along one after the other, or give a function of params."
             )
-        taken |= leaves
     return groups
 
 
