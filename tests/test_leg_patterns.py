@@ -319,15 +319,19 @@ def require_moments(case, rtol=1e-12):
                 scale = np.max(np.abs(expected))
                 np.testing.assert_allclose(ours.reshape(expected.shape), expected, rtol=0, atol=rtol * scale)
     legs = ne.explain(case.problem, case.params, symmetries).legs
-    assert {leg.path for leg in legs if leg.name != "params['b']"} == {case.path}  # biases meet no input
+    assert {leg.path for leg in legs if not leg.name.startswith("params['b']")} == {case.path}  # biases meet no input
 
 
-@pytest.mark.parametrize("name", CASES)
+# Their other layouts are in the quick tests, and they themselves in those of the action.
+SLOW = ("fused-by-head", "rotary-neighbours", "conv-dense-last", "range-tapped")
+
+
+@pytest.mark.parametrize("name", [pytest.param(x, marks=[pytest.mark.slow] * (x in SLOW)) for x in CASES])
 def test_moments_are_those_of_per_sample_gradients(name):
     require_moments(CASES[name])
 
 
-@pytest.mark.parametrize("cuts", [(3, 6, 9), (2, 10), (6,), (5, 8)], ids=str)
+@pytest.mark.parametrize("cuts", [(3, 6, 9), (2, 10), (5, 8)], ids=str)
 def test_moments_of_a_parameter_used_in_slices(cuts):
     """The slices hold whole blocks, parts of blocks, parts of what is shared, and parts of what is acted on."""
 
@@ -341,7 +345,7 @@ def test_moments_of_a_parameter_used_in_slices(cuts):
     require_moments(Case(loss, WIDE, TOKENS, parts))
 
 
-@pytest.mark.parametrize("name", ["fused-by-head", "unrolled"])
+@pytest.mark.parametrize("name", ["unrolled"])
 def test_charge_rates_of_every_sample(name):
     case = CASES[name]
     algebra = str(case.algebra)
@@ -464,16 +468,17 @@ def test_both_symmetries_of_fused_attention_balance_at_once():
     """They share a parameter, but no entry of it."""
     several = [CASES[name].symmetry("symmetric") for name in ("fused-queries-keys", "fused-values-output")]
     problem = CASES["fused-queries-keys"].problem
-    found = require_equilibrium(problem, FUSED, several, sweeps=1)
-    rates = ne.relaxation_rates(problem, found.params, several[0], 0.05)
-    assert rates.shape[0] == H
-    assert float(jnp.min(rates)) > 0
+    require_equilibrium(problem, FUSED, several, sweeps=1)
 
 
 def test_layers_in_one_array_are_balanced_at_once():
     case = CASES["scanned"]
     found = require_equilibrium(case.problem, case.params, [case.symmetry("diagonal")], sweeps=1)
     assert found.element[0].shape == (3, 5)
+    flow = ne.noether_flow(case.problem, case.params, case.symmetry("diagonal"), 0.05)
+    rates = ne.relaxation_rates(case.problem, found.params, case.symmetry("diagonal"), 0.05)
+    assert flow.shape == rates.shape == (3, 5)
+    assert float(jnp.min(rates)) > 0
 
 
 @pytest.mark.parametrize("last", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["first", "last"])
@@ -549,8 +554,8 @@ def test_which_symmetries_of_one_parameter_commute(first, one, second, other, ex
     for place, symmetry in enumerate(pair):
         element = normal(place, *symmetry.charge(params).shape)
         elements.append(element + element.swapaxes(-1, -2) if symmetry.algebra == "symmetric" else element)
-    tangents = [jax.jit(lambda p, s=s, e=e: s.generator(p, e)) for s, e in zip(pair, elements, strict=True)]
-    ab, ba = tangents[1](tangents[0](params))["qkv"], tangents[0](tangents[1](params))["qkv"]
+    (a, x), (b, y) = zip(pair, elements, strict=True)
+    ab, ba = b.generator(a.generator(params, x), y)["qkv"], a.generator(b.generator(params, y), x)["qkv"]
     assert bool(jnp.max(jnp.abs(ab - ba)) < 1e-12) == expected
     bound = tuple(symmetry.bind(params) for symmetry in pair)
     if expected:
