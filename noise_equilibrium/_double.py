@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir
+from jaxlib.mlir import ir
+from jaxlib.mlir.dialects import stablehlo as hlo
 from jaxtyping import Array, Float
 
 
@@ -149,6 +151,9 @@ def _results(*_: Any, program: core.ClosedJaxpr) -> list[Any]:
 def _lowered(context: mlir.LoweringRuleContext, *operands: Any, program: core.ClosedJaxpr) -> Any:
     """The operation in a compiled program: the program that it stands for, in its place."""
     with jax.enable_x64(True):
+        # The index of the platform, where a program is made for several, has the width of an integer outside.
+        wide = ir.RankedTensorType.get((), ir.IntegerType.get_signless(64))
+        context = context.replace(dim_var_values=[hlo.convert(wide, value) for value in context.dim_var_values])
         return mlir.lower_fun(core.jaxpr_as_fun(program), multiple_results=True)(context, *operands)
 
 

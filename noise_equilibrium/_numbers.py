@@ -7,7 +7,7 @@ weakly typed arrays at the moment of the call.
 
 import functools
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import equinox as eqx
@@ -55,6 +55,14 @@ def require_scalar(value: Any, name: str) -> None:
 def cast(number: Any, like: Array) -> Array:
     """A number in the dtype of an array, so that dtypes follow the parameters and never the number."""
     return jnp.asarray(number).astype(like.dtype)
+
+
+def all_finite(leaves: Sequence[Any]) -> Array:
+    """Whether every entry of every array is finite."""
+    flags = jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves])
+    # Without the barrier XLA writes out one `and` per array, and all of them again wherever the answer is used: the
+    # time to compile then grows as the square of the number of layers.
+    return jax.lax.optimization_barrier(flags).all()
 
 
 def jit(function: Callable[P, R], rows_of: Callable[P, PyTree] | None = None) -> Callable[P, R]:

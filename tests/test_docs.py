@@ -15,7 +15,8 @@ SOURCES = sorted(
 )
 CITATION = re.compile(r'theory, ((?:"[^"]+"(?:, and |, | and )?)+)')
 BLOCK = re.compile(r"^```python( no-run)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-NEEDS_MACHINES = {"sweeps.md": 4}  # blocks that need a cluster, or a process of their own
+# Blocks that need a cluster, a process of their own, or a library that no test requires.
+NEEDS_MACHINES = {"sweeps.md": 4, "symmetries.md": 2}
 
 
 def blocks(page: Path) -> list[tuple[bool, str]]:

@@ -217,6 +217,7 @@ DYNAMICS = {
     "SGD-without-replacement": lambda rate: ne.SGD(rate, SIZE, replacement=False),
     "SGD-epochs": lambda rate: ne.SGD(rate, SIZE, replacement="epoch"),
     "SVAG": lambda rate: ne.SVAG(rate, SIZE, 2.5),
+    "Momentum": lambda rate: ne.Momentum(rate, 0.5, SIZE),
     "Optax": lambda rate: ne.Optax(optax.adamw(rate), SIZE, replacement=False),
     "GD": ne.GD,
     "SDE": lambda rate: ne.SDE(rate, SIZE, dt=0.05),

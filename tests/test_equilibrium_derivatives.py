@@ -107,10 +107,17 @@ def differences(function, direction):
 
 
 ALL = [("symmetric", case) for case in CASES] + [("scalar", "5-5-5"), ("diagonal", "5-5-5")]
+QUICK = ("symmetric-3-5-4", "scalar-5-5-5")
 
 
 @pytest.mark.parametrize("decay", [0.0, DECAY], ids=["without-decay", "with-decay"])
-@pytest.mark.parametrize(("name", "case"), ALL, ids=["-".join(pair) for pair in ALL])
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        pytest.param(*pair, id="-".join(pair), marks=[] if "-".join(pair) in QUICK else [pytest.mark.slow])
+        for pair in ALL
+    ],
+)
 def test_derivatives_are_finite_differences(name, case, decay):
     derivatives, zero = program(name), jnp.zeros(4)
 

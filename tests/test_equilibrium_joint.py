@@ -67,7 +67,7 @@ def relative_flows(problem, params, symmetries, law=NOISE_SCALE):
 
 
 WIDTHS = [
-    (5, 4, 3, 4),
+    pytest.param((5, 4, 3, 4), marks=pytest.mark.slow),
     pytest.param((4, 6, 7, 5), marks=pytest.mark.slow),
     pytest.param((3, 5, 4, 5, 3), marks=pytest.mark.slow),
 ]

@@ -107,6 +107,7 @@ def test_a_group_of_numbers(law):
     np.testing.assert_allclose([scales.erm, scales.equi], [others.erm, others.equi], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_group_of_numbers_jointly_with_legs():
     """The scaling of even rows against zz commutes with the pairs, and shares a parameter with them."""
     problem, params = pairs_problem()
@@ -164,7 +165,9 @@ class MiddleAxis(ne.AbstractSymmetry):
         return Middle(params["tensor"].shape[1])
 
 
-@pytest.mark.parametrize("dtype", [jnp.float64, pytest.param(jnp.float32, marks=pytest.mark.float32)])
+@pytest.mark.parametrize(
+    "dtype", [jnp.float64, pytest.param(jnp.float32, marks=[pytest.mark.float32, pytest.mark.slow])]
+)
 def test_a_group_of_matrices(dtype):
     """Against the double rotation of a two-layer linear network, one of whose factors is kept as a tensor."""
     up, down = normal(0, 6, 4).astype(dtype), normal(1, 4, 5).astype(dtype)

@@ -126,6 +126,7 @@ def test_scalings_that_share_parameters_need_one_pass(law, monkeypatch):
     assert int(turns.sweeps) > 2
 
 
+@pytest.mark.slow
 def test_a_dead_neuron_between_scaled_layers_rests_and_an_unused_one_dies():
     """Without decay nothing acts on a dead neuron; with an outgoing weight of 0 it is only pushed to 0."""
     problem, params, symmetries = mlp((3, 4, 4, 2), decay=0.0)

@@ -199,7 +199,7 @@ def sink(weights, t):
     return flow
 
 
-@pytest.mark.parametrize("size", [40, 90], ids=["at-once", "in-columns"])
+@pytest.mark.parametrize("size", [pytest.param(40, marks=pytest.mark.slow), 90], ids=["at-once", "in-columns"])
 def test_the_implicit_derivative_by_products_is_that_by_the_matrix(size, monkeypatch):
     """Of least norm: the flow sees 30 directions of all; first and second derivatives, forward and reverse."""
     with jax.enable_x64(True):

@@ -15,6 +15,7 @@ from noise_equilibrium._equilibrium._turns import data_ground, search
 from noise_equilibrium._flow import as_law
 from noise_equilibrium._flow._across import across_orbit
 from noise_equilibrium._parameters import split
+from noise_equilibrium._valley._turning import _fields
 
 N, T, D, H, K = 6, 5, 7, 2, 4  # samples, tokens, width, heads, and the size of a head
 ALGEBRAS = ("scalar", "diagonal", "symmetric")
@@ -655,3 +656,21 @@ def test_legs_that_do_not_fit_are_refused(make, message):
 def test_a_bound_leg_is_printed_with_all_lengths():
     symmetry = CASES["fused-queries-keys"].symmetry("symmetric").bind(FUSED)
     assert str(symmetry.legs[0]) == "params['qkv'] \"(_3[0] head=2 *4) _7\""
+
+
+def test_of_the_second_order_and_of_turning_only_the_part_is_seen():
+    """A third of a matrix that is in no leg has a gradient and a curvature of its own."""
+    params, x = {"w": normal(1, 6, 3)}, normal(2, 7, 3)
+
+    def loss(p, x):
+        left, right, beside = p["w"].reshape(3, 2, 3)
+        return jnp.sum((left.T @ (right @ x)) ** 2) + jnp.sum(jnp.tanh(beside @ x))
+
+    problem = ne.Problem(loss, x)
+    halves = [ne.Leg(lambda p: p["w"], f"(_3[{place}] *) _", 1 - 2 * place) for place in (0, 1)]
+    symmetry = ne.Symmetry(halves, "symmetric")
+    ne.check_symmetry(problem, params, symmetry, order=2)
+    fields = _fields(symmetry.bind(params), [params["w"]]).reshape(2, 2, 6, 3)
+    element = jnp.array([[0.3, -0.2], [-0.2, 0.5]])
+    along = jnp.einsum("kl,klij->ij", element, fields)
+    np.testing.assert_allclose(along, symmetry.generator(params, element)["w"], rtol=1e-12, atol=1e-12)

@@ -84,7 +84,9 @@ def test_closed_forms_are_least_and_keep_the_function(objective, kind):
         assert value(symmetry.act(moved.params, element)) > least
 
 
-@pytest.mark.parametrize("objective", ["noise", "norm", "gradient"])
+@pytest.mark.parametrize(
+    "objective", ["norm", *(pytest.param(o, marks=pytest.mark.slow) for o in ("noise", "gradient"))]
+)
 def test_a_function_finds_the_point_of_the_closed_form(objective):
     problem, params = relu_problem()
     both = [neurons(0), neurons(1)]
@@ -164,6 +166,24 @@ def test_derivative_of_a_moved_point():
     np.testing.assert_allclose(jax.grad(moved)(1.0), exact, rtol=1e-5)
 
 
+def test_a_function_is_at_rest_where_it_is_least_whatever_its_units():
+    problem, params = linear_problem()
+    there = ne.move_along(problem, params, ROTATION, "norm").params
+    for unit in (1.0, 1e-12):
+        again = ne.move_along(problem, there, ROTATION, lambda p, u=unit: u * value_of("norm", problem)(p))
+        assert int(again.status) == ne.Status.CONVERGED
+        moved = ne.move_along(problem, params, ROTATION, lambda p, u=unit: u * value_of("norm", problem)(p))
+        assert int(moved.status) == ne.Status.CONVERGED
+        np.testing.assert_allclose(ROTATION.charge(moved.params), jnp.zeros((2, 2)), atol=1e-6)
+
+
+def test_there_is_no_flattest_point_where_curvature_is_negative():
+    problem = ne.Problem(lambda p, z: -((p["u"] * p["w"] - z) ** 2), jnp.array([0.0, 2.0]))
+    params = {"u": jnp.array(3.0), "w": jnp.array(0.3)}
+    moved = ne.move_along(problem, params, ne.rescaling(lambda p: p["u"], lambda p: p["w"]), "flattest")
+    assert int(moved.status) == ne.Status.NOT_CONVERGED
+
+
 def test_in_single_precision_and_inside_jit():
     with jax.enable_x64(False):
         problem, params = relu_problem()
@@ -171,6 +191,9 @@ def test_in_single_precision_and_inside_jit():
         moved = find(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params))
         assert int(moved.status) == ne.Status.CONVERGED
         assert moved.params[0]["w"].dtype == jnp.float32
+    exact = ne.move_along(problem, params, [neurons(0), neurons(1)], "noise")
+    for one, other in zip(jax.tree.leaves(moved.params), jax.tree.leaves(exact.params), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4)
 
 
 def test_bad_objectives_are_refused():
@@ -181,6 +204,9 @@ def test_bad_objectives_are_refused():
         ne.move_along(problem, params, neurons(0), lambda p: p[0]["b"])
     with pytest.raises(ValueError, match="shares a parameter with another symmetry"):
         ne.move_along(problem, params, [neurons(0), neurons(1)], "flattest")
+    for objective in ("largest_entry", lambda p: jnp.sum(p[0]["w"] ** 2)):
+        with pytest.raises(ValueError, match=r"symmetry is \[\]; expected one Symmetry, or a sequence"):
+            ne.move_along(problem, params, [], objective)
     linear, start = linear_problem()
     with pytest.raises(ValueError, match=r"one of matrices or of a generator; expected scalar or diagonal"):
         ne.move_along(linear, start, ROTATION, "largest_entry")

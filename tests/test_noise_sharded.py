@@ -230,12 +230,10 @@ def test_sharded_data_give_the_same_moments_without_being_gathered():
         assert third < 64  # the last one goes through the loop over chunks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
-    [
-        ("outside", "jit in set_mesh"),
-        pytest.param(("set_mesh", "jit"), marks=pytest.mark.slow),
-    ],
+    [("outside", "jit in set_mesh"), ("set_mesh", "jit")],
     ids=" and ".join,
 )
 def test_every_consumer_takes_data_sharded_along_an_explicit_axis(how):

@@ -45,6 +45,7 @@ def test_every_third_step_lands_on_the_equilibrium_of_the_point_that_training_re
     assert int(state[1].updates) == 3
 
 
+@pytest.mark.slow
 def test_nothing_moves_before_its_time():
     problem, params = relu_problem()
     tx = optax.chain(optax.sgd(0.01), ne.rebalance(loss, BOTH, every=5))
@@ -80,11 +81,13 @@ def test_squares_of_adam_are_moved_as_squares_of_gradients():
             np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_the_state_can_be_reset():
     problem, params = relu_problem()
     tx = ne.rebalance(loss, BOTH, every=2, optimizer=optax.adam(1e-3), state="reset")
     _, state = trained(tx, 2, problem, params)
-    assert all(float(jnp.max(jnp.abs(leaf))) == 0 for leaf in jax.tree.leaves(state.inner[0].mu))
+    moments = jax.tree.leaves((state.inner[0].mu, state.inner[0].nu))
+    assert all(float(jnp.max(jnp.abs(leaf))) == 0 for leaf in moments)
     assert int(state.inner[0].count) == 2
 
 
@@ -131,6 +134,28 @@ def test_a_loss_without_the_symmetry_is_refused_at_the_first_call():
         tx.update(params, tx.init(params), params, data=problem.data)
 
 
+def test_a_masked_optimiser_is_moved_too():
+    problem, params = relu_problem()
+    mask = [{"w": True, "b": True}, {"w": True, "b": True}, {"w": False, "b": False}]
+    inner = optax.masked(optax.sgd(0.0, momentum=0.5), mask)
+    tx = ne.rebalance(loss, neurons(0), every=2, to="norm", optimizer=inner)
+
+    def step(params, state):
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = tx.update(gradient(params, problem.data), state, params, data=problem.data)
+        updates[2] = jax.tree.map(jnp.zeros_like, updates[2])  # what is masked passes through as its gradient
+        return optax.apply_updates(params, updates), state
+
+    state = tx.init(params)
+    for _ in range(2):
+        params, state = step(params, state)
+    momentum, expected = state.inner.inner_state[0].trace, gradient(params, problem.data)
+    for place in (0, 1):
+        for name in ("w", "b"):
+            np.testing.assert_allclose(momentum[place][name], 1.5 * expected[place][name], rtol=1e-9, atol=1e-11)
+    assert isinstance(momentum[2]["w"], optax.MaskedNode)
+
+
 def test_bad_arguments_are_refused():
     _, params = relu_problem()
     with pytest.raises(ValueError, match="every is 0; expected an integer of at least 1"):
@@ -141,6 +166,12 @@ def test_bad_arguments_are_refused():
         ne.rebalance(loss, BOTH, every=1, to="sharpest")
     with pytest.raises(ValueError, match="state is 'keep'; expected 'move' or 'reset'"):
         ne.rebalance(loss, BOTH, every=1, state="keep")
+    with pytest.raises(ValueError, match=r"weight_decay is 0\.1 without dynamics"):
+        ne.rebalance(loss, BOTH, every=1, weight_decay=0.1)
+    with pytest.raises(ValueError, match="dynamics samples with replacement=False; expected True"):
+        ne.rebalance(loss, BOTH, every=1, dynamics=ne.SGD(0.1, 2, False))
+    with pytest.raises(ValueError, match=r"symmetries is \[\]; expected a Symmetry"):
+        ne.rebalance(loss, [], every=1)
     tx = ne.rebalance(loss, BOTH, every=1)
     with pytest.raises(ValueError, match=r"expected update\(gradients, state, params, data=batch\)"):
         tx.update(params, tx.init(params))

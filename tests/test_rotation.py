@@ -32,7 +32,7 @@ def minimum(name):
 def motion_along(problem, params):
     """C with θ̇ = (UC, −CW) the drift along the valley by the noise: ⟨A_Bθ, θ̇⟩ = Tr[A_B Cov H] for every B of gl(d).
 
-    Per unit of 2σ²; theory, "Time scales". Also returns the forces Tr[A_B Cov H] and Tr[A_B Σ]/2.
+    Per unit of 2σ²; theory, "The drift along the valley". Also returns the forces Tr[A_B Cov H] and Tr[A_B Σ]/2.
     """
     theta, unflatten = ne.flatten(params)
     hessian = jax.hessian(lambda theta: problem.risk(unflatten(theta)))(theta)

@@ -2,6 +2,7 @@
 
 import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -158,6 +159,29 @@ def test_records_are_kept_every_k_steps_and_start_with_the_start():
     np.testing.assert_allclose(run.observed["charge"][-1], CHARGE(run.params), rtol=1e-13, atol=1e-15)
     assert run.observed["several"]["pair"][0].shape == (5, 3)
     assert run.observed["several"]["pair"][1].dtype == jnp.argmax(params.up).dtype
+
+
+def test_a_module_with_functions_among_its_leaves_is_recorded_without_them():
+    module = eqx.nn.MLP(2, 2, 3, 1, activation=jax.nn.relu, key=jax.random.key(1))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 2)))
+    problem = ne.Problem(lambda module, x: jnp.sum(module(x) ** 2), x)
+    observe = {"params": lambda module: module, "mean": ne.running(lambda module: module)}
+    run = ne.simulate(problem, ne.GD(0.1), module, 6, observe=observe, every=3)
+    half = ne.simulate(problem, ne.GD(0.1), module, 3, observe=observe, every=3)
+    rest = ne.resume(problem, ne.GD(0.1), half, 3, observe=observe, every=3)
+    recorded = jax.tree.leaves(run.observed["params"])
+    for rows, start, end in zip(recorded, *map(eqx_arrays, (module, run.params)), strict=True):
+        np.testing.assert_array_equal(rows[0], start)
+        np.testing.assert_array_equal(rows[-1], end)
+    assert run.observed["params"].activation is None
+    for whole, cut in zip(*(jax.tree.leaves(r.observed["mean"]) for r in (run, rest)), strict=True):
+        np.testing.assert_array_equal(whole, cut)
+    with pytest.raises(ValueError, match="returns functions only; expected a pytree with arrays"):
+        ne.simulate(problem, ne.GD(0.1), module, 6, observe={"f": lambda module: module.activation})
+
+
+def eqx_arrays(module):
+    return jax.tree.leaves(eqx.filter(module, eqx.is_array))
 
 
 @pytest.mark.float32
@@ -323,7 +347,7 @@ KEY = {"key": 0}  # stands for jax.random.key(0), made inside the test
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"dynamics": "SGD"}, "dynamics is 'SGD'; expected SGD, GD, SDE, GradientFlow, SVAG or Optax"),
+        ({"dynamics": "SGD"}, "dynamics is 'SGD'; expected SGD, GD, Momentum, SDE, GradientFlow, SVAG or Optax"),
         ({"dynamics": 0.1}, "dynamics is 0.1"),
         ({"steps": -1}, "steps is -1; expected .*at least 0"),
         ({"steps": 10.5}, "steps is 10.5"),

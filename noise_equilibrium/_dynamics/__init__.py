@@ -1,9 +1,13 @@
 """Dynamics in discrete and continuous time, the one loop that runs them, and what it observes."""
 
-from ._dynamics import AbstractDynamics, optax_promotion
+from ._dynamics import AbstractDynamics, as_rate, optax_promotion
 from ._gradient_flow import GradientFlow
+from ._momentum import Momentum
+from ._noisy import AbstractMinibatched, AbstractNoiseless
 from ._observables import AbstractSummary, FirstTime, RunningMoments, first_time, running, timed
 from ._optax import Optax
+from ._preconditioned import Preconditioned
+from ._runge_kutta import Field, advanced, first_state
 from ._sde import SDE
 from ._sde_terms import sde_terms
 from ._sgd import GD, SGD
@@ -17,14 +21,22 @@ __all__ = [
     "SGD",
     "SVAG",
     "AbstractDynamics",
+    "AbstractMinibatched",
+    "AbstractNoiseless",
     "AbstractSummary",
+    "Field",
     "FirstTime",
     "GradientFlow",
+    "Momentum",
     "Optax",
+    "Preconditioned",
     "RunState",
     "RunningMoments",
     "Trajectory",
     "WeakError",
+    "advanced",
+    "as_rate",
+    "first_state",
     "first_time",
     "optax_promotion",
     "resume",

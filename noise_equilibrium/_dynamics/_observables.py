@@ -242,15 +242,20 @@ def first_time(condition: Callable[[PyTree], Array] | Timed) -> FirstTimeOf:
 
 
 def evaluate(function: Function | Timed, name: str, params: PyTree, time: Array) -> PyTree:
-    """The value of an observable, as a pytree of arrays."""
+    """The value of an observable, as a pytree of arrays; functions in it, such as those of a module, become None."""
     value = function.function(params, time) if isinstance(function, Timed) else function(params)
 
-    def as_array(leaf: Any) -> Array:
+    def as_array(leaf: Any) -> Array | None:
+        if callable(leaf) and not is_array(leaf):
+            return None
         if not is_array(leaf) and not isinstance(leaf, int | float):
             raise ValueError(f"observable {name!r} returns {type(leaf).__name__}; expected a pytree of arrays.")
         return jnp.asarray(leaf)
 
-    return jax.tree_util.tree_map(as_array, value)
+    recorded = jax.tree_util.tree_map(as_array, value)
+    if jax.tree_util.tree_leaves(value) and not jax.tree_util.tree_leaves(recorded):
+        raise ValueError(f"observable {name!r} returns functions only; expected a pytree with arrays.")
+    return recorded
 
 
 def check_observables(observe: Observables | None) -> dict[str, Function | Timed | AbstractAccumulator]:

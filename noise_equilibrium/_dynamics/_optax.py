@@ -23,7 +23,9 @@ class Optax(AbstractMinibatched):
 
     Weight decay of the problem is part of the gradient, as in `SGD`: `Optax(optax.sgd(η), S)` is `SGD(η, S)`. An
     optimiser that takes extra arguments gets `value`, the loss of the batch with decay, and `grad`. Time counts steps,
-    for an optimiser does not tell its learning rate; so it has no noise scale and no law of the charge either.
+    for an optimiser does not tell its learning rate; so it can name no noise scale and no law of the charge either. The
+    law of SGD with momentum is that of `Momentum`; of Adam with one number per leg, and nearly of Adam, that of
+    `Preconditioned`.
 
     Args:
         optimizer: an `optax.GradientTransformation`. Define it once: one made anew for each call is compiled anew, its
@@ -64,7 +66,7 @@ class Optax(AbstractMinibatched):
         raise ValueError(_unknown("noise_scale_at"))
 
     def charge_law(self, problem: Problem) -> ChargeLaw:
-        """Raises a ValueError: momentum and adaptive steps have no law of the charge alone."""
+        """Raises a ValueError: which law it has, an optimiser does not tell; see `Momentum` and `Preconditioned`."""
         raise ValueError(_unknown("a law of the charge"))
 
     @property
@@ -102,6 +104,6 @@ class Optax(AbstractMinibatched):
 
 def _unknown(what: str) -> str:
     return (
-        f"{what} needs a learning rate, and an optax optimiser does not tell its own; for plain SGD use "
-        "SGD(learning_rate, batch_size)."
+        f"{what} needs a learning rate, and an optax optimiser does not tell its own; give the law as "
+        "SGD(learning_rate, batch_size), as Momentum with momentum, or as Preconditioned for adaptive steps."
     )

@@ -4,6 +4,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt32
 
@@ -16,6 +17,7 @@ from ._clock import Clock
 from ._dynamics import AbstractDynamics
 from ._loop import Carry, Loop
 from ._observables import AbstractAccumulator, FirstTime, Observables, RunningMoments, check_observables
+from ._progress import with_bar
 
 
 class RunState(eqx.Module):
@@ -41,7 +43,7 @@ class Trajectory(eqx.Module):
         params: the final parameters, or the last finite ones of a run that diverged (the start, if it was not finite).
         step: (steps // every + 1,) the numbers of steps done at each record, from 0, or from where the segment began.
         time: (steps // every + 1,) the time at each record: Σ η for SGD and GD, Σ dt for the SDE and gradient flow,
-            Σ η/l for SVAG, and the number of steps for Optax.
+            Σ η/l for SVAG, Σ η/(1−β) for Momentum, and the number of steps for Optax.
         observed: for each observable its records, stacked along a leading axis of steps // every + 1 rows, the first
             of them the start. After a divergence floating-point records are NaN, others keep their last value. For
             `running` observables their `RunningMoments` since the start of the run, for `first_time` its `FirstTime`;
@@ -67,6 +69,7 @@ def simulate(
     key: PRNGKeyArray | None = None,
     observe: Observables | None = None,
     every: int = 1,
+    progress: bool = False,
 ) -> Trajectory:
     """Run dynamics for a number of steps.
 
@@ -76,15 +79,19 @@ def simulate(
 
     Args:
         problem: the problem.
-        dynamics: SGD, GD, SDE, GradientFlow, SVAG or Optax.
+        dynamics: SGD, GD, Momentum, SDE, GradientFlow, EntropicFlow, SVAG or Optax.
         params: where to start; any pytree.
         steps: the number of steps ≥ 0.
         key: a JAX PRNG key (threefry), for dynamics with noise. Step t uses fold_in(key, t), so the random numbers of a
             run depend on its key alone. Give independent runs independent keys, and none the key of its own
             initialisation.
         observe: name → function of params that returns any pytree of arrays, or a marked one: `timed`, `running`,
-            `first_time`. Define the functions once: one made anew for each call is compiled anew.
+            `first_time`. Functions among its leaves, such as those of a module, are left out: None takes their place.
+            Define the functions of params once: one made anew for each call is compiled anew.
         every: steps between records; divides `steps`.
+        progress: whether to show steps done and time left, for a long run: it is cut into segments between records,
+            with the same numbers bit for bit. Give it records, `every` well below `steps`, for the bar to move at.
+            Nothing is shown inside `jit` and `vmap`.
 
     Returns:
         A `Trajectory`; `resume` goes on from it.
@@ -107,6 +114,11 @@ def simulate(
     }
     if dynamics.needs_key or key is not None:
         key = as_key(key, f"{type(dynamics).__name__} in simulate")
+    if progress:
+        start = _simulate(problem, dynamics, params, key, observe, 0, 1)
+        # Asked of the result: a number may be traced wherever it comes from, the loss or the learning rate included.
+        if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree_util.tree_leaves(start)):
+            return with_bar(start, lambda last, n: _resume(problem, dynamics, last, observe, n, every), steps, every)
     return _simulate(problem, dynamics, params, key, observe, steps, every)
 
 
@@ -178,7 +190,7 @@ def resume(
 def _checked(problem: Problem, dynamics: AbstractDynamics, steps: Any, every: Any) -> tuple[int, int]:
     """The steps as integers, after what is known before the loop has been checked."""
     if not isinstance(dynamics, AbstractDynamics):
-        raise ValueError(f"dynamics is {dynamics!r}; expected SGD, GD, SDE, GradientFlow, SVAG or Optax.")
+        raise ValueError(f"dynamics is {dynamics!r}; expected SGD, GD, Momentum, SDE, GradientFlow, SVAG or Optax.")
     steps, every = integer(steps, "steps", 0), integer(every, "every", 1)
     if steps % every:
         raise ValueError(f"every is {every} and steps is {steps}; expected an integer that divides the steps.")

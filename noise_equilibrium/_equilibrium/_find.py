@@ -9,16 +9,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from .._flow import AbstractLaw, ChargeLaw, as_law
+from .._flow import AbstractLaw, ChargeLaw, adapted, as_law, settling
 from .._group import AbstractGroup, Groups
 from .._noise import AbstractMoments, Measurement, measured, measured_moments, or_measurement
-from .._numbers import jit
+from .._numbers import all_finite, jit
 from .._parameters import accumulation_dtype, split
 from .._per_sample import Silence
 from .._problem import Problem
 from .._symmetry import AbstractSymmetry, BoundSymmetry, acted_axis, bind, tells_apart_what_is_mixed
 from ._joint import joint
-from ._numerics import all_finite, relative_flow
+from ._numerics import relative_flow
 from ._raise import or_raise
 from ._status import Status
 
@@ -79,7 +79,7 @@ def find_equilibrium(
         symmetry: a symmetry of the loss; or a sequence of symmetries that commute with each other, whose joint
             equilibrium is found.
         law: σ² = η/(2S) > 0, an `SDE`, or an `SGD` or `GD` object, for which it is the exact discrete equilibrium of
-            Theorem D.1.
+            Theorem D.1; `Momentum`; `Preconditioned`, for one symmetry.
         throw: whether an equilibrium that was not found, with the status DIVERGES, NOT_CONVERGED or NON_FINITE_INPUT,
             is an error: outside of `jit` one that names the symmetry and the direction, inside by `equinox.error_if`.
 
@@ -137,8 +137,11 @@ def on_orbit(
         several = (_bound(symmetry, params),)
         found, silence = _find_one(problem, params, several[0], law)
     else:
-        if not isinstance(symmetry, Sequence) or not symmetry:
-            raise ValueError(f"symmetry is {symmetry!r}; expected one Symmetry, or a sequence of at least one.")
+        if law.charge_law(problem).has_numbers:
+            raise ValueError(
+                "the law has a number for each side of one symmetry, and several were given; expected one symmetry, "
+                "for a parameter may be on either side."
+            )
         several = commuting(symmetry, params)
         found, silence = _find_several(problem, params, several, law)
     return found, several, silence
@@ -146,6 +149,9 @@ def on_orbit(
 
 def commuting(symmetries: Sequence[AbstractSymmetry], params: PyTree) -> Groups:
     """Several symmetries bound to params; a ValueError if two of them do not commute."""
+    if not isinstance(symmetries, Sequence) or not symmetries:
+        hint = " Nothing was found: .reason() of the result says why." if hasattr(symmetries, "reason") else ""
+        raise ValueError(f"symmetry is {symmetries!r}; expected one Symmetry, or a sequence of at least one.{hint}")
     several = tuple(_bound(one, params) for one in symmetries)
     _require_commuting(several)
     return several
@@ -205,8 +211,9 @@ def _balanced(
     arrays, rebuild = split(params)
     known = _known(arrays, law)
     finite = known & all_finite(jax.tree_util.tree_leaves(moments))
-    usable, lawful = _where(known, arrays, 1), _usable(law, known)
-    found = symmetry.balance(usable, _where(finite, moments, 1), lawful, samples, gauge)
+    usable, at_hand, lawful = _where(known, arrays, 1), _where(finite, moments, 1), _usable(law, known)
+    lawful = settling(lawful, symmetry, usable, at_hand)
+    found = symmetry.balance(usable, at_hand, lawful, samples, gauge)
     stay = ~finite | found.idle
     there = rebuild(_where(stay, arrays, symmetry.multiply(arrays, found.motion)))
     if problem is None:
@@ -214,7 +221,8 @@ def _balanced(
     else:
         (moments,), silence = measured_moments(problem, there, (symmetry,))
         # Where nothing acts the flow is rounding error over rounding error: 0/0 := 0.
-        residual = jnp.where(found.idle, 0, relative_flow(*law.sides(moments)))
+        there_law = adapted(law, symmetry, arrays, moments)
+        residual = jnp.where(found.idle, 0, relative_flow(*there_law.sides(moments)))
     element, to_zero, to_infinity = map(symmetry.public, (found.element, found.to_zero, found.to_infinity))
     at_limit = jnp.any(to_zero != 0) | jnp.any(to_infinity != 0)
     flow = residual if problem is not None else jnp.zeros_like(residual)

@@ -15,10 +15,10 @@ from jaxtyping import Array, Bool, Int
 from .._flow import ChargeLaw
 from .._group import AbstractGroup, Groups
 from .._noise import measured_moments
+from .._numbers import all_finite
 from .._problem import Problem
 from .._symmetry import share_entries
 from ._alike import balances, vantages
-from ._numerics import all_finite
 from ._scalings import Scalings, scalings
 from ._turns import Rebuild, data_ground, search
 

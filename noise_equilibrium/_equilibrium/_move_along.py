@@ -10,16 +10,17 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Float, PyTree
 
-from .._group import Groups
+from .._group import AbstractGroup, Groups
+from .._linalg import eigh
 from .._noise import Moments
 from .._noise._abstract import as_kept
-from .._numbers import jit
+from .._numbers import all_finite, jit
 from .._parameters import accumulation_dtype, flatten, split
 from .._problem import Problem
 from .._symmetry import AbstractSymmetry, BoundSymmetry, share_entries
 from ._equalise import equalise, spread
 from ._find import Equilibrium, commuting, on_orbit, status_of, tolerance
-from ._numerics import all_finite, relative_flow
+from ._numerics import relative_flow
 from ._objectives import GRADIENT, NOISE, NORM
 from ._predict import data_loss
 
@@ -47,14 +48,15 @@ def move_along(
             - "noise": Tr Σ, the noise equilibrium without weight decay;
             - "norm": ‖θ‖², where weight decay alone leads: balanced factors, Q = 0;
             - "gradient": ‖∇L‖²;
-            - "flattest": Tr ∇²L, at a minimum;
+            - "flattest": Tr ∇²L, at a minimum; P Hessian–vector products, twice;
             - "largest_entry": max |θ_ij| along every direction, as before rounding to few bits (equalisation);
             - a function of params that returns one number.
 
     Returns:
         As `find_equilibrium`, and likewise differentiable. `residual` is the relative flow to a point still better;
-        for "largest_entry" the largest |log P| that is left, and for a function the norm of its slope on the orbit
-        relative to that at the start. LIMIT and DIVERGES as there; a function that is least nowhere is NOT_CONVERGED.
+        for "largest_entry" the largest |log P| that is left, and for a function the norm of its slope along log P,
+        relative to its value at the start. LIMIT and DIVERGES as there; a function that is least nowhere is
+        NOT_CONVERGED.
 
     Raises:
         ValueError: for an unknown objective; as `find_equilibrium`; for "largest_entry" of matrices, whose rotations
@@ -166,15 +168,17 @@ def _minimised(objective: Callable[[PyTree], Any], params: PyTree, groups: Group
         return found.astype(dtype)
 
     start = jnp.zeros(ends[-1], dtype)
+    # In units of itself: the tolerances of the search are meant for numbers of order 1.
+    unit = jax.lax.stop_gradient(jnp.abs(value(start, None)))
+    unit = jnp.where(unit > 0, unit, 1)
     accuracy = float(jnp.finfo(dtype).eps) ** 0.6
     if ends[-1] <= DENSE:
         method = optx.BFGS(rtol=accuracy, atol=accuracy)
     else:
         method = optx.LBFGS(rtol=accuracy, atol=accuracy, history_length=MEMORY)
-    solution = optx.minimise(value, method, start, max_steps=MAX_STEPS, throw=False).value
-    slope = jax.grad(value)
-    first, last = (jnp.linalg.norm(slope(numbers, None)) for numbers in (start, solution))
-    residual = jnp.where(last == 0, 0, last / jnp.where(first > 0, first, 1))
+    relative = lambda numbers, _: value(numbers, None) / unit  # noqa: E731
+    solution = optx.minimise(relative, method, start, max_steps=MAX_STEPS, throw=False).value
+    residual = jnp.linalg.norm(jax.grad(relative)(solution, None))
     # A search that compares values, each right to ε, cannot tell slopes below √ε: that of the closed forms is too much.
     return _result(rebuild(moved(solution)), groups, elements(solution), residual, arrays, power=0.4)
 
@@ -195,8 +199,18 @@ def _flattest(problem: Problem, params: PyTree, groups: Groups) -> Equilibrium:
     ]
     limits = [one.to_zero for one in found], [one.to_infinity for one in found]
     diverges = jnp.stack([one.diverges for one in found]).any()
-    elements = [one.element for one in found]
-    return _result(rebuild(moved), groups, elements, jnp.max(jnp.stack(flows)), arrays, limits, diverges)
+    elements, idle = [one.element for one in found], jnp.stack([one.idle for one in found]).all()
+    # Away from a minimum ∇²L may be negative along an axis: then no sum of squares is least anywhere.
+    pairs = [(group, gram) for group, one in zip(groups, moments, strict=True) for gram in one.noise]
+    negative = jnp.stack([_is_negative(*pair) for pair in pairs]).any()
+    residual = jnp.where(negative, 1, jnp.max(jnp.stack(flows)))
+    return _result(rebuild(moved), groups, elements, residual, arrays, limits, diverges, idle & ~negative)
+
+
+def _is_negative(group: AbstractGroup, gram: Array) -> Array:
+    """Whether a Gram of ∇²L is negative in some direction, by more than its rounding."""
+    values = eigh(_symmetric(gram))[0] if group.of_matrices else gram
+    return jnp.any(values < -(float(jnp.finfo(gram.dtype).eps) ** 0.5) * jnp.max(jnp.abs(values)))
 
 
 def _curvatures(problem: Problem, params: PyTree, groups: Groups) -> list[Moments]:
@@ -216,16 +230,17 @@ def _curvatures(problem: Problem, params: PyTree, groups: Groups) -> list[Moment
     shapes = jax.eval_shape(grams, jnp.zeros((), jnp.int32))
     nothing = jax.tree_util.tree_map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
     totals, _ = jax.lax.scan(add, nothing, jnp.arange(len(theta)))
-    weights = [as_kept(group, group.gram(arrays)) for group in groups]
-    return [
-        Moments(weight, tuple(map(_symmetric, total)), jax.tree_util.tree_map(jnp.zeros_like, weight), group.powers)
-        for group, weight, total in zip(groups, weights, totals, strict=True)
-    ]
+    found = []
+    for group, total in zip(groups, totals, strict=True):
+        weight = as_kept(group, group.gram(arrays))
+        noise = tuple(map(_symmetric, total)) if group.of_matrices else total
+        found.append(Moments(weight, noise, jax.tree_util.tree_map(jnp.zeros_like, weight), group.powers))
+    return found
 
 
 def _symmetric(gram: Array) -> Array:
     """A Gram of columns that are right to rounding, without the part that a Gram cannot have."""
-    return (gram + gram.mT) / 2 if gram.ndim >= 2 and gram.shape[-1] == gram.shape[-2] else gram
+    return (gram + gram.mT) / 2
 
 
 def _result(
@@ -236,6 +251,7 @@ def _result(
     start: list[Array],
     limits: Any = None,
     diverges: Array | bool = False,
+    idle: Array | bool = False,
     power: float = 0.5,
 ) -> Equilibrium:
     finite = all_finite(start)
@@ -245,12 +261,12 @@ def _result(
         tuple(group.public(one) for group, one in zip(groups, limit, strict=True)) for limit in (to_zero, to_infinity)
     )
     at_limit = jnp.stack([jnp.any(limit != 0) for limit in (*to_zero, *to_infinity)]).any()
-    idle, most = jnp.zeros((), bool), tolerance(groups, start) ** (2 * power)
+    most = tolerance(groups, start) ** (2 * power)
     return Equilibrium(
         params=params,
         element=tuple(group.public(element) for group, element in zip(groups, elements, strict=True)),
         residual=residual,
-        status=status_of(finite, idle, jnp.asarray(diverges), residual, at_limit, most),
+        status=status_of(finite, jnp.asarray(idle), jnp.asarray(diverges), residual, at_limit, most),
         to_zero=to_zero,
         to_infinity=to_infinity,
         sweeps=jnp.ones((), jnp.int32),

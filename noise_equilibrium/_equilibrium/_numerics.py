@@ -1,9 +1,5 @@
-"""Small numerics that every search needs: relative flows, norms with derivatives, and what is finite."""
+"""Small numerics that every search needs: relative flows, and norms with derivatives."""
 
-from collections.abc import Sequence
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -21,11 +17,3 @@ def norm(array: Array) -> Float[Array, ""]:
     # The root of a sum of squares has an infinite slope at 0, and 0 · ∞ is NaN: hence again two choices.
     square = jnp.sum(array**2)
     return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
-
-
-def all_finite(leaves: Sequence[Any]) -> Array:
-    """Whether every entry of every array is finite."""
-    flags = jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves])
-    # Without the barrier XLA writes out one `and` per array, and all of them again wherever the answer is used: the
-    # time to compile then grows as the square of the number of layers.
-    return jax.lax.optimization_barrier(flags).all()

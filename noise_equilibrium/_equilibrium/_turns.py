@@ -16,11 +16,12 @@ from .._double import in_double
 from .._flow import ChargeLaw
 from .._group import AbstractGroup, Groups
 from .._noise import AbstractMoments, measured_moments
+from .._numbers import all_finite
 from .._parameters import accumulation_dtype
 from .._problem import Problem
 from .._symmetry import share_entries
 from ._implicit import implicit_zero
-from ._numerics import all_finite, norm, relative_flow
+from ._numerics import norm, relative_flow
 
 # Deep linear networks of three and four layers take 20 to 40 sweeps; ten times as many are given up.
 MAX_SWEEPS = 500

@@ -170,3 +170,28 @@ def _extended(
     basis, projected, beyond = jax.lax.fori_loop(state.kept, most, step, carry)
     upper = jnp.triu(projected)  # a column is known as far as the vectors were when it was made
     return basis, upper + jnp.triu(projected, 1).T, beyond
+
+
+def krylov(
+    operator: Callable[[Vector], Vector], start: Vector, most: int
+) -> tuple[Float[Array, "rows n"], Float[Array, "m m"], Float[Array, ""]]:
+    """An orthonormal basis of the Krylov space of a vector and one more row, the operator in it, and the last length.
+
+    Args:
+        operator: v ↦ Av, symmetric.
+        start: the first vector, of any length.
+        most: m, the dimension; where the space is smaller the other rows are 0.
+    """
+    length = jnp.linalg.norm(start)
+    first = start / jnp.where(length > 0, length, 1)
+    nothing = jnp.zeros((), start.dtype)
+    state = _Search(
+        basis=jnp.zeros((most + 1, len(start)), start.dtype).at[0].set(first),
+        projected=jnp.zeros((most, most), start.dtype),
+        kept=jnp.asarray(0),
+        vector=first,
+        largest=nothing,
+        products=jnp.asarray(0),
+        done=jnp.asarray(False),
+    )
+    return _extended(operator, state)

@@ -19,7 +19,8 @@ from .._numbers import jit
 from .._parameters import accumulation_dtype, split
 from .._problem import Problem
 from .._symmetry import AbstractSymmetry
-from ._law import AbstractLaw, as_law, powers_of
+from ._charge_law import powers_of
+from ._law import AbstractLaw, as_law
 
 MAX_STEPS = 2**16
 
@@ -91,7 +92,7 @@ def _orbit_flow(measurement: Measurement, law: AbstractLaw, times: Array) -> Orb
     moments, coefficients = law.acting(measurement)
     if symmetry.of_matrices:
         moments = single(moments)
-        grams = moments.weight_plus, moments.weight_minus
+        grams = coefficients.weights(moments)
         sides = coefficients.sides(moments)
         if symmetry.blocks == 1:
             charge = _matrix_flow(grams, sides, times)
@@ -103,6 +104,7 @@ def _orbit_flow(measurement: Measurement, law: AbstractLaw, times: Array) -> Orb
     sizes, lowers, raises = coefficients.spectrum(moments)
     weight = jnp.stack(moments.weight) if isinstance(moments.weight, tuple) else moments.weight
     powers = powers_of(moments, weight.dtype)
+    weight = weight / coefficients.numbers(powers).reshape(-1, *[1] * (weight.ndim - 1))
 
     def spread(values: Array, element: Array) -> Array:
         """e^{2λμ} for every power, of the shape of the weights."""

@@ -50,13 +50,15 @@ def expected_charge_step(problem: Problem, params: PyTree, symmetry: AbstractSym
 
         G_d = −4ηγ(1 − ηγ) Q + η² (M₊_S − M₋_S + M̄₊ − M̄₋),
 
-    with M_S = M/S, times (N−S)/(N−1) without replacement, and M̄ the Grams of the mean gradient.
+    with M_S = M/S, times (N−S)/(N−1) without replacement, and M̄ the Grams of the mean gradient. For `Momentum` it is
+    the change of the charge of parameters and momentum, for `Preconditioned` that of Q₊/d₊ − Q₋/d₋; their pages say
+    what of it is exact.
 
     Args:
         problem: a finite problem; or a `Measurement` in place of it and the next two.
         params: the parameters, any pytree.
         symmetry: whose charge moves.
-        dynamics: an `SGD`, `GD` or `SVAG` object with a learning rate that is a number.
+        dynamics: an `SGD`, `GD`, `SVAG`, `Momentum` or `Preconditioned` object with a learning rate that is a number.
 
     Returns:
         The expected change per step, of the charge's shape.

@@ -10,7 +10,8 @@ from .._noise import AbstractMoments, Measurement, measured, or_measurement
 from .._numbers import cast, jit
 from .._problem import Problem
 from .._symmetry import AbstractSymmetry
-from ._law import AbstractLaw, ChargeLaw, as_law
+from ._charge_law import ChargeLaw
+from ._law import AbstractLaw, as_law
 
 # The longest axis whose d(d+1)/2 rates are all computed. They take d⁶ time and several arrays of d⁴/2 numbers: at
 # d = 32 (528 rates) 20 ms and 4 MB on two cores, at 64 seconds and 70 MB, at 256 gigabytes.
@@ -140,13 +141,8 @@ def _relaxation_modes(measurement: Measurement, law: AbstractLaw) -> RelaxationM
 
 def _both_sides(moments: AbstractMoments, coefficients: ChargeLaw) -> tuple[Array, Array]:
     """M = M₊ + M₋, with the law's share of the mean gradient, and N = Q₊ + Q₋; legs count with their power squared."""
-
-    def both(grams: Any) -> Array:
-        return moments.total(grams, +1, exponent=2) + moments.total(grams, -1, exponent=2)
-
-    weight = both(moments.weight)
-    noise = cast(coefficients.noise, weight) * both(moments.noise)
-    return noise + cast(coefficients.mean, weight) * both(moments.mean), weight
+    weight, gradient = coefficients.weights(moments, 2), coefficients.gradients(moments, 2)
+    return gradient[0] + gradient[1], weight[0] + weight[1]
 
 
 def _rates(law: ChargeLaw, ratios: Array) -> Array:

@@ -6,7 +6,7 @@
 from .._per_sample import Explanation, LegPath, explain
 from ._abstract import AbstractMoments, Moments
 from ._measurement import Measurement, Source, measure, measured, or_measurement
-from ._moments import measured_moments, noise_moments
+from ._moments import measured_moments, moments_and_mean, noise_moments
 from ._noise_scale import GradientNoise, gradient_noise_scale
 from ._partial import MomentEstimate, PartialMoments, combine_moments, estimate_moments, partial_moments
 from ._redrawn import RedrawnMoments, redrawn_moments
@@ -36,6 +36,7 @@ __all__ = [
     "measure",
     "measured",
     "measured_moments",
+    "moments_and_mean",
     "noise_moments",
     "noise_trace",
     "noise_weights",

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._budget import at_once
-from .._numbers import jit
+from .._numbers import all_finite, jit
 from .._parameters import split, widest_dtype
 from .._problem import Problem
 
@@ -25,9 +25,9 @@ def require_finite_gradients(problem: Problem, params: PyTree, result: PyTree) -
     if any(isinstance(leaf, jax.core.Tracer) for leaf in [*leaves, *inputs]):
         return
     # Reading a result waits for the device: the price of an error that names the sample.
-    if all(np.all(np.isfinite(leaf)) for leaf in leaves):
+    if not leaves or _all_finite(leaves):  # one number to fetch: on a device every fetch waits for it
         return
-    if not all(np.all(np.isfinite(array)) for array in split(params)[0]):
+    if not _all_finite(split(params)[0]):
         return
     losses, sizes = (np.asarray(values, np.float64) for values in _losses(problem, params))
     bad = np.flatnonzero(~(np.isfinite(losses) & np.isfinite(sizes)))
@@ -40,6 +40,9 @@ def require_finite_gradients(problem: Problem, params: PyTree, result: PyTree) -
         f"finite parameters{others}; expected finite numbers. Look at this sample, and at divisions, logarithms and "
         "square roots in the loss."
     )
+
+
+_all_finite = jit(all_finite)
 
 
 @jit

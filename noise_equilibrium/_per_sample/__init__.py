@@ -14,7 +14,7 @@ from ._chunks import map_over_samples, samples_in, sum_over_samples
 from ._explain import Explanation, LegPath, explain
 from ._gram_plan import gradient_grams, plan
 from ._outer_products import LegGram, gram_of
-from ._silence import Silence
+from ._silence import Silence, warn_user
 
 __all__ = [
     "Explanation",
@@ -28,4 +28,5 @@ __all__ = [
     "plan",
     "samples_in",
     "sum_over_samples",
+    "warn_user",
 ]

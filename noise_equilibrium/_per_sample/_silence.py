@@ -34,15 +34,16 @@ class Silence(eqx.Module):
             of_parameters: whether to speak of ignored parameters; not where all of params are meant.
         """
         if not self.varies:
-            _warn_user(
+            warn_user(
                 "the loss does not depend on the sample, so it has no gradient noise; a loss of all data at once looks "
                 "so (expected loss(params, sample) of one sample)."
             )
         elif self.ignored and of_parameters:
-            _warn_user(f"the loss does not depend on {', '.join(self.ignored)}, so there is no gradient noise there.")
+            warn_user(f"the loss does not depend on {', '.join(self.ignored)}, so there is no gradient noise there.")
 
 
-def _warn_user(message: str) -> None:
+def warn_user(message: str) -> None:
+    """Warn at the line of the user's that led here."""
     frame, level = inspect.currentframe(), 1
     while frame is not None and frame.f_code.co_filename.startswith(BETWEEN):
         frame, level = frame.f_back, level + 1

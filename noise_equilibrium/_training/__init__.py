@@ -1,5 +1,7 @@
-"""In a training loop of the user's own: moving its parameters along their orbits."""
+"""In a training loop of the user's own: what its symmetries are up to, and moving its parameters along their orbits."""
 
+from ._diagnose import diagnose
+from ._diagnosis import Diagnosis
 from ._rebalance import RebalanceState, rebalance
 
-__all__ = ["RebalanceState", "rebalance"]
+__all__ = ["Diagnosis", "RebalanceState", "diagnose", "rebalance"]

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, PyTree
 
 from .._double import single
@@ -13,7 +14,7 @@ from .._parameters import is_parameter, split
 from .._symmetry import AbstractSymmetry, bind
 
 # What the states of optax call means of squares of gradients.
-SQUARES = ("nu", "nu_max", "sum_of_squares")
+SQUARES = ("nu", "nu_max", "sum_of_squares", "e_g", "exp_avg_sq")
 
 
 def along_with(
@@ -22,41 +23,54 @@ def along_with(
     """The state of an optimiser after its parameters were moved by e^{element} of every symmetry.
 
     Args:
-        state: any pytree; what in it has the structure and the shapes of params follows them.
+        state: any pytree; what in it has the structure and the shapes of params follows them, also where a mask of
+            optax stands in place of some.
         params: the parameters before the motion.
         symmetries: in the order in which they moved.
         elements: one each; directions without a finite one are left alone.
         reset: whether it is set to zero, instead of moved.
     """
     groups = [bind(symmetry, params) for symmetry in symmetries]
-    structure = jax.tree_util.tree_structure(params)
-    shapes = [jnp.shape(leaf) for leaf in jax.tree_util.tree_leaves(params)]
+    leaves, structure = jax.tree_util.tree_flatten(params)
 
     def is_like_params(part: Any) -> bool:
-        if jax.tree_util.tree_structure(part) != structure:
+        found, form = jax.tree_util.tree_flatten(part, is_leaf=_is_masked)
+        if form != structure or all(map(_is_masked, found)):
             return False
-        leaves = jax.tree_util.tree_leaves(part)
-        return [jnp.shape(leaf) for leaf in leaves] == shapes and all(map(is_parameter, leaves))
+        pairs = zip(found, leaves, strict=True)
+        return all(_is_masked(one) or (is_parameter(one) and one.shape == jnp.shape(leaf)) for one, leaf in pairs)
 
     def follow(path: Any, part: Any) -> Any:
         if not is_like_params(part):
             return part
+        given = jax.tree_util.tree_leaves(part, is_leaf=_is_masked)
+        # What is masked counts as zero, and zero stays zero along an orbit.
+        full = [jnp.zeros_like(leaf) if _is_masked(one) else one for one, leaf in zip(given, leaves, strict=True)]
         if reset:
-            return jax.tree_util.tree_map(jnp.zeros_like, part)
-        arrays, rebuild = split(part)
-        squared = bool(path) and getattr(path[-1], "name", None) in SQUARES
-        for group, element in zip(groups, elements, strict=True):
-            arrays = group.multiply(arrays, _factors(group, element, squared))
-        return rebuild(arrays)
+            full = [jnp.zeros_like(leaf) for leaf in full]
+        else:
+            arrays, rebuild = split(jax.tree_util.tree_unflatten(structure, full))
+            squared = bool(path) and getattr(path[-1], "name", None) in SQUARES
+            for group, element in zip(groups, elements, strict=True):
+                arrays = _moved(group, arrays, element, squared)
+            full = jax.tree_util.tree_leaves(rebuild(arrays))
+        kept = [one if _is_masked(one) else new for one, new in zip(given, full, strict=True)]
+        return jax.tree_util.tree_unflatten(structure, kept)
 
     return jax.tree_util.tree_map_with_path(follow, state, is_leaf=is_like_params)
 
 
-def _factors(group: AbstractGroup, element: Array, squared: bool) -> Any:
+def _is_masked(leaf: Any) -> bool:
+    return isinstance(leaf, optax.MaskedNode)
+
+
+def _moved(group: AbstractGroup, arrays: list[Array], element: Array, squared: bool) -> list[Array]:
     """Of gradients, e^{−power × element}; of their squares the squares of these, entry by entry."""
     finite = jnp.where(jnp.isfinite(element), element, 0)
     factors = group.exponential(group.internal(-finite))
-    if not squared:
-        return factors
-    # (Σ_k g_k P_kl)² is Σ_k g_k² P_kl² on average where entries of a gradient are uncorrelated: all that squares tell.
-    return jax.tree_util.tree_map(lambda factor: factor**2, jax.tree_util.tree_map(single, factors))
+    if squared:
+        if not group.legs:  # the matrix of a generator, whose entries are never built
+            return arrays
+        # (Σ_k g_k P_kl)² is Σ_k g_k² P_kl² on average where entries of a gradient are uncorrelated: all squares tell.
+        factors = jax.tree_util.tree_map(lambda factor: factor**2, single(factors))
+    return group.multiply(arrays, factors)

@@ -48,8 +48,9 @@ def rebalance(
 ) -> optax.GradientTransformationExtraArgs:
     """An optax transformation that takes the parameters, every k steps, to a chosen point of their orbit.
 
-    The motion follows the update of what stands before it in an `optax.chain`, and does not change the function that
-    is computed. The batch comes as an extra argument: `update(gradients, state, params, data=batch)`.
+    The motion follows the update of what stands before it in an `optax.chain`, and changes the function that is
+    computed by no more than the rounding of the parameters. The batch comes as an extra argument: `update(gradients,
+    state, params, data=batch)`.
 
     Args:
         loss: `loss(params, sample)`, a pure function of the parameters as the optimiser sees them. For an Equinox
@@ -59,13 +60,17 @@ def rebalance(
         to: "noise": the noise equilibrium of `dynamics`, on the batch; without dynamics, that without weight decay,
             which is the same for all. Or any objective of `move_along`: "norm" (balanced factors, needs no data),
             "largest_entry", …, a function of params.
-        dynamics: an `SGD`, an `SDE` or σ²: the law whose equilibrium is meant.
-        weight_decay: γ of that equilibrium.
+        dynamics: an `SGD`, an `SDE` or σ²: the law whose equilibrium is meant. The batch stands for the population, so
+            that of SGD samples are drawn with replacement.
+        weight_decay: γ of that equilibrium; with dynamics only.
         optimizer: an optimiser to wrap in place of standing behind one in a chain. Only then can its state follow: an
             optimiser in a chain is out of reach, and its momentum goes on as it was before the motion.
-        state: "move" or "reset" what in that state is shaped like the parameters. Moved, a momentum goes
-            contragrediently, as gradients do, and is exact; the mean squares of Adam (`nu`) go by the squares of the
-            factors, exact for scalar and diagonal symmetries, and for matrices as if entries were uncorrelated.
+        state: "move" or "reset" what in that state is shaped like the parameters. Moved, it goes contragrediently, as
+            gradients do: exact for a momentum of gradients of the loss alone. Mean squares of gradients, by the names
+            that optax gives them (`nu`, `nu_max`, `sum_of_squares`, `e_g`, `exp_avg_sq`), go by the squares of the
+            factors: exact for scalar and diagonal symmetries, for matrices as if entries were uncorrelated; under a
+            generator they stay. Where a state holds anything else, such as averages of parameters (schedule-free) or
+            largest gradients (adamax), use "reset".
 
     Returns:
         An `optax.GradientTransformationExtraArgs`; for `jit`, `optax.chain` and behind `optax.multi_transform` or
@@ -73,12 +78,14 @@ def rebalance(
         "largest_entry" work, and all that needs the loss does not.
 
     Raises:
-        ValueError: for `every` < 1, an unknown objective or word for the state, dynamics without `to="noise"`; in
-            `update` without params or, where the loss is needed, without data.
-        SymmetryError: at the first update, outside `jit`, if the loss lacks a symmetry. Inside `jit` nothing is
-            checked: call `check_symmetry` once.
+        ValueError: for `every` < 1, no symmetries, an unknown objective or word for the state, dynamics without
+            `to="noise"` or in a mode of sampling without replacement, weight decay without dynamics; in `update`
+            without params or, where the loss is needed, without data.
+        SymmetryError: at the first update with data, outside `jit`, if the loss lacks a symmetry. Inside `jit` nothing
+            is checked: call `check_symmetry` once.
 
-    A motion with a result that is not finite is left out; `state.status` tells of every other outcome.
+    A motion with a result that is not finite is left out; `state.status` tells of every other outcome. Outside `jit` a
+    motion is traced anew each time it is made; under `vmap` every step pays for one.
 
     Examples:
         >>> import jax, jax.numpy as jnp, optax, noise_equilibrium as ne
@@ -101,23 +108,35 @@ def rebalance(
         raise ValueError(
             f"the objective is {to!r}; expected one of {', '.join(map(repr, OBJECTIVES))}, or a function of params."
         )
+    if weight_decay and dynamics is None:
+        raise ValueError(
+            f"weight_decay is {weight_decay!r} without dynamics; expected dynamics, for the equilibrium of both."
+        )
+    if dynamics is not None and getattr(dynamics, "replacement", True) is not True:
+        raise ValueError(
+            f"dynamics samples with replacement={dynamics.replacement!r}; expected True: the batch that is measured "
+            "stands for the population, and is not the data that samples are drawn from."
+        )
     needs_data = to not in ("norm", "largest_entry") and not callable(to)
-    several = (symmetries,) if isinstance(symmetries, AbstractSymmetry) else tuple(symmetries)
+    several = (symmetries,) if isinstance(symmetries, AbstractSymmetry) else tuple(symmetries or ())
+    if not several:
+        raise ValueError(f"symmetries is {symmetries!r}; expected a Symmetry, or a sequence of at least one.")
+    reset = state == "reset"
     inner = optax.with_extra_args_support(optimizer) if optimizer is not None else None
 
-    def found(params: PyTree, data: PyTree) -> Equilibrium:
-        problem = Problem(loss, data, weight_decay)
+    def found(params: PyTree, data: PyTree) -> tuple[Equilibrium, Sequence[Array]]:
+        problem, given = Problem(loss, data, weight_decay), several[0] if len(several) == 1 else several
         if to == "noise" and dynamics is not None:
-            return find_equilibrium(problem, params, several, dynamics)
-        return move_along(problem, params, several, to)
+            end = find_equilibrium(problem, params, given, dynamics)
+        else:
+            end = move_along(problem, params, given, to)
+        return end, (end.element,) if len(several) == 1 else end.element
 
     def init(params: PyTree) -> RebalanceState:
         nothing = jnp.zeros((), jnp.int32)
         return RebalanceState(nothing, nothing - 1, () if inner is None else inner.init(params))
 
-    def update(
-        updates: PyTree, state_: RebalanceState, params: PyTree = None, *, data: Any = None, **extra: Any
-    ) -> Any:
+    def update(updates: PyTree, state: RebalanceState, params: PyTree = None, *, data: Any = None, **extra: Any) -> Any:
         if params is None:
             raise ValueError("rebalance moves the parameters; expected update(gradients, state, params, data=batch).")
         if data is None:
@@ -127,40 +146,51 @@ def rebalance(
                     "argument, update(gradients, state, params, data=batch)."
                 )
             data = jnp.zeros(2)
-        elif needs_data:
-            _check(Problem(loss, data), several, params, state_)
-        before = state_.inner
+        else:
+            _check(loss, data, several, params, state)
+        before = state.inner
         if inner is not None:
             with optax_promotion():
-                updates, before = inner.update(updates, before, params, **extra)
+                updates, before = inner.update(updates, before, params, data=data, **extra)
         there = optax.apply_updates(params, updates)
 
         def move(there: PyTree, optimizer_state: Any) -> tuple[PyTree, Any, Array]:
-            end = found(there, data)
+            end, elements = found(there, data)
             arrays = [leaf for leaf in jax.tree_util.tree_leaves(end.params) if is_parameter(leaf)]
             finite = jnp.stack([jnp.all(jnp.isfinite(array)) for array in arrays]).all()
-            follow = along_with(optimizer_state, there, several, end.element, reset=state == "reset")
+            follow = along_with(optimizer_state, there, several, elements, reset=reset)
             kept = jax.tree_util.tree_map(
                 lambda new, old: jnp.where(finite, new, old), (end.params, follow), (there, optimizer_state)
             )
             return *kept, end.status
 
         def stay(there: PyTree, optimizer_state: Any) -> tuple[PyTree, Any, Array]:
-            return there, optimizer_state, state_.status
+            return there, optimizer_state, state.status
 
-        count = state_.updates + 1
-        moved, after, status = jax.lax.cond(count % every == 0, move, stay, there, before)
-        change = jax.tree_util.tree_map(lambda new, old: new - old, moved, params)
-        return change, RebalanceState(count, status, after)
+        count = state.updates + 1
+        if isinstance(count, jax.core.Tracer):
+            moved, after, status = jax.lax.cond(count % every == 0, move, stay, there, before)
+        else:
+            moved, after, status = (stay if int(count) % every else move)(there, before)
+        return jax.tree_util.tree_map(_difference, moved, params), RebalanceState(count, status, after)
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
-def _check(problem: Problem, symmetries: Sequence[AbstractSymmetry], params: PyTree, state: RebalanceState) -> None:
-    """Whether the loss has the symmetries, once and where numbers are known."""
-    leaves = jax.tree_util.tree_leaves((state.updates, params, problem.data))
+def _difference(new: Array, old: Array) -> Array:
+    """The update: in single precision at least, as the difference of half-precision numbers is not one of them."""
+    wide = jnp.promote_types(new.dtype, jnp.float32)
+    return new.astype(wide) - old.astype(wide)
+
+
+def _check(loss: Any, data: PyTree, symmetries: Sequence[AbstractSymmetry], params: PyTree, state: Any) -> None:
+    """Whether the loss has the symmetries, once and where numbers are known; not of a part of the parameters."""
+    leaves = jax.tree_util.tree_leaves((state.updates, params, data))
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves) or int(state.updates):
         return
-    few = Problem(problem.loss, jax.tree_util.tree_map(lambda leaf: leaf[:CHECKED], problem.data))
+    parts = jax.tree_util.tree_leaves(params, is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode))
+    if any(isinstance(part, optax.MaskedNode) for part in parts):
+        return
+    few = Problem(loss, jax.tree_util.tree_map(lambda leaf: leaf[:CHECKED], data))
     for symmetry in symmetries:
         check_symmetry(few, params, symmetry)

@@ -4,7 +4,8 @@ Nothing here computes, and no room that computes imports it. Colours are safe fo
 differs from its neighbours by its line or marker too, so that a figure can be read in grey.
 """
 
+from ._diagnosis import diagnosis
 from ._panels import elements, elementwise, lines, runs, theory
 from ._style import GD, SDE, SGD, Series, figure
 
-__all__ = ["GD", "SDE", "SGD", "Series", "elements", "elementwise", "figure", "lines", "runs", "theory"]
+__all__ = ["GD", "SDE", "SGD", "Series", "diagnosis", "elements", "elementwise", "figure", "lines", "runs", "theory"]
