@@ -40,6 +40,7 @@ def test_numbers_are_those_of_the_calls(decayed):
     np.testing.assert_allclose(found.noise_scale, noise.scale, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_matrix_charge_and_one_without_a_bound():
     problem, params = linear_problem()
     dynamics = ne.SGD(0.01, 4)
@@ -67,6 +68,7 @@ def test_words_follow_the_flow(decayed):
     assert row.relative_flow < 1e-8
 
 
+@pytest.mark.slow
 def test_a_module_in_single_precision_with_nothing_declared():
     with jax.enable_x64(False):
         model = eqx.nn.MLP(3, 2, 8, 1, key=jax.random.key(0))
@@ -131,6 +133,7 @@ def test_a_generator_with_both_signs_does_not_grow_without_bound():
     assert row.finding.startswith("noise pulls a generator")
 
 
+@pytest.mark.slow
 def test_numbers_of_legs_are_of_the_charge_that_they_divide():
     problem, params = linear_problem()
     law = ne.Preconditioned(0.01, 1, 4.0, 1.0)
@@ -139,6 +142,7 @@ def test_numbers_of_legs_are_of_the_charge_that_they_divide():
     np.testing.assert_allclose(row.charge, jnp.linalg.norm(plus - minus), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_of_blocks_the_fastest_is_that_of_all():
     problem, params = linear_problem()
     blocks = ne.double_rotation(lambda p: p["u"], lambda p: p["w"], blocks=2)

@@ -196,6 +196,7 @@ def halves_problem(decay=0.1, samples=5):
     return ne.Problem(halves_loss, data, decay), {"u": normal(3, 2), "w": 2 * normal(4, 3)}
 
 
+@pytest.mark.slow
 def test_scaling_and_rescaling_together_balance_each_half():
     """‖u‖ and ‖w‖ each reach their own scaling equilibrium: ‖u*‖⁴ = σ²‖u‖² Tr Σ_u/(2γ)."""
     problem, start = halves_problem()
@@ -210,6 +211,7 @@ def test_scaling_and_rescaling_together_balance_each_half():
         np.testing.assert_allclose(acted[name], found.params[name], rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_matrices_may_stand_beside_legs():
     """The same two generators, one of them as a dense A."""
     problem, start = halves_problem()

@@ -224,9 +224,11 @@ def test_powers_of_one_size_agree_with_the_matrix_of_the_same_generator():
 # --- the exact discrete law ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("decay", [pytest.param(0.0, marks=pytest.mark.slow), 0.1])
 @pytest.mark.parametrize(
-    "law", [ne.SGD(0.1, 2), ne.SGD(0.1, 2, replacement=False), ne.GD(0.1)], ids=["with", "without", "gd"]
+    "law",
+    [ne.SGD(0.1, 2), ne.SGD(0.1, 2, replacement=False), pytest.param(ne.GD(0.1), marks=pytest.mark.slow)],
+    ids=["with", "without", "gd"],
 )
 @pytest.mark.parametrize("name", ["powers", "matrix"])
 def test_theorem_d_1_over_every_minibatch(name, law, decay):

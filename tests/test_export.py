@@ -95,7 +95,21 @@ COMPUTATIONS = {
 }
 
 
-@pytest.mark.parametrize("name", COMPUTATIONS)
+SLOW = (
+    "derivative of an equilibrium",
+    "prediction",
+    "rebalancing",
+    "least norm",
+    "many seeds",
+    "time scales",
+    "GD",
+    "SVAG",
+)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in COMPUTATIONS]
+)
 def test_it_lowers_for_gpu_and_tpu_and_stays_on_the_device(name):
     function, made = COMPUTATIONS[name]
     with jax.enable_x64(False):

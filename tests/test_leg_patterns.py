@@ -520,6 +520,7 @@ def test_scalings_of_overlapping_and_disjoint_parts_find_what_turns_find():
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_parts_are_moved_to_the_least_largest_entry_and_to_the_least_curvature():
     case = CASES["range"]
     rest = [ne.Leg(leaf("w"), "*12[8:] _"), ne.Leg(leaf("b"), "*12[8:]"), ne.Leg(leaf("u"), "_ *12[8:]", -1)]

@@ -110,7 +110,7 @@ def test_nothing_is_measured_twice():
 # --- data that are not at hand ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("algebra", [*FEW, *SLOW])
+@pytest.mark.parametrize("algebra", ["diagonal", pytest.param("symmetric", marks=pytest.mark.slow), *SLOW])
 def test_the_sum_of_parts_is_as_good_as_the_whole(algebra):
     problem, params = network()
     symmetry = SYMMETRIES[algebra]
@@ -222,6 +222,7 @@ def test_throw_names_the_symmetry_and_the_direction():
             jax.block_until_ready(compiled(params))
 
 
+@pytest.mark.slow
 def test_throw_leaves_what_was_found_alone():
     problem, params = network()
     found = ne.find_equilibrium(problem, params, linear.symmetry, 0.02)

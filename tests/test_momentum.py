@@ -163,6 +163,7 @@ def test_at_rest_the_equilibrium_is_exact_for_any_rate():
     assert abs(squares.mean() - sgd.scale / (2 * sgd.decay)) > 10 * squares.std() / 4000**0.5
 
 
+@pytest.mark.slow
 def test_what_takes_a_law_takes_momentum():
     """At γ = 0 it is the law of SGD at η_eff but for the mean gradient, and that of continuous time at a minimum."""
     problem, params = problems.linear_problem(2, 2, 3, 30)

@@ -67,7 +67,7 @@ def value_of(objective, problem):
 
 
 @pytest.mark.parametrize("objective", ["noise", "norm", "gradient", "flattest"])
-@pytest.mark.parametrize("kind", ["relu", "linear"])
+@pytest.mark.parametrize("kind", [pytest.param("relu", marks=pytest.mark.slow), "linear"])
 def test_closed_forms_are_least_and_keep_the_function(objective, kind):
     problem, params = relu_problem() if kind == "relu" else linear_problem()
     symmetry = neurons(0) if kind == "relu" else ROTATION
@@ -103,6 +103,7 @@ def test_the_least_norm_is_the_balance_of_weight_decay_alone():
     np.testing.assert_allclose(ROTATION.charge(moved.params), jnp.zeros((2, 2)), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_least_noise_is_the_noise_equilibrium_without_decay():
     problem, params = relu_problem()
     decayed = ne.Problem(problem.loss, problem.data, 0.1)
@@ -149,6 +150,7 @@ def test_equalisation_with_unequal_powers_is_least():
         assert jnp.all(largest(symmetry.act(moved.params, jnp.full(4, step))) > largest(moved.params))
 
 
+@pytest.mark.slow
 def test_derivative_of_a_moved_point():
     problem, params = relu_problem()
 
@@ -166,6 +168,7 @@ def test_derivative_of_a_moved_point():
     np.testing.assert_allclose(jax.grad(moved)(1.0), exact, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_function_is_at_rest_where_it_is_least_whatever_its_units():
     problem, params = linear_problem()
     there = ne.move_along(problem, params, ROTATION, "norm").params
@@ -184,6 +187,7 @@ def test_there_is_no_flattest_point_where_curvature_is_negative():
     assert int(moved.status) == ne.Status.NOT_CONVERGED
 
 
+@pytest.mark.slow
 def test_in_single_precision_and_inside_jit():
     with jax.enable_x64(False):
         problem, params = relu_problem()

@@ -241,7 +241,14 @@ def test_every_consumer_takes_data_sharded_along_an_explicit_axis(how):
 
 
 @pytest.mark.parametrize(
-    "part", [NO_GATHER, DERIVATIVES, PARAMETERS, CLOSED_OVER], ids=["no-gather", "derivatives", "parameters", "closure"]
+    "part",
+    [
+        NO_GATHER,
+        pytest.param(DERIVATIVES, marks=pytest.mark.slow),
+        pytest.param(PARAMETERS, marks=pytest.mark.slow),
+        CLOSED_OVER,
+    ],
+    ids=["no-gather", "derivatives", "parameters", "closure"],
 )
 def test_along_explicit_axes(part):
     run(part)

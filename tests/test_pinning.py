@@ -149,6 +149,7 @@ def test_an_exact_symmetry_is_not_pinned_in_single_precision():
     assert bool(jnp.all(jnp.isposinf(ne.pinning(relu, weights, problems.NEURONS, LAW).number)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["diagonal", pytest.param("symmetric", marks=pytest.mark.slow)])
 def test_under_an_exact_symmetry_it_rests_at_the_noise_equilibrium(name):
     problem, params = problems.linear_problem(3, 2, 3, 30, decay=0.05)
@@ -186,6 +187,7 @@ def product_loss(params, sample):
     return (params["u"] * params["w"] - sample) ** 2 + 0.02 * (params["w"] - 1.5) ** 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.02, 0.0025], ids=["noise-wins", "loss-wins"])
 def test_sgd_rests_where_the_entropic_loss_is_least(rate):
     """E[w² − u²] of SGD, from Π = 3.1 to 0.39, against the rest point: to four standard errors and η."""

@@ -119,6 +119,7 @@ def test_numbers_that_follow_rest_where_noise_per_entry_balances(name):
     np.testing.assert_allclose(plus, minus, rtol=1e-7, atol=1e-7 * float(jnp.max(jnp.abs(plus))))
 
 
+@pytest.mark.slow
 def test_with_decay_one_number_rests_at_once_and_others_step_by_step():
     problem, params = problems.linear_problem(3, 4, 2, 12, decay=0.5)
     law = ne.Preconditioned(0.05, 1)

@@ -56,7 +56,7 @@ def test_nothing_moves_before_its_time():
     assert int(state[1].status) == -1
 
 
-@pytest.mark.parametrize("kind", ["relu", "linear"])
+@pytest.mark.parametrize("kind", ["relu", pytest.param("linear", marks=pytest.mark.slow)])
 def test_momentum_is_moved_as_gradients_are(kind):
     """The momentum after a motion is that of a run in which every past gradient was taken at the moved point."""
     problem, params = relu_problem() if kind == "relu" else linear_problem()
@@ -70,6 +70,7 @@ def test_momentum_is_moved_as_gradients_are(kind):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_squares_of_adam_are_moved_as_squares_of_gradients():
     problem, params = relu_problem()
     tx = ne.rebalance(loss, neurons(0), every=2, to="norm", optimizer=optax.adam(0.0))
@@ -91,6 +92,7 @@ def test_the_state_can_be_reset():
     assert int(state.inner[0].count) == 2
 
 
+@pytest.mark.slow
 def test_behind_multi_transform_and_inside_masked():
     problem, params = relu_problem()
     labels = jax.tree.map_with_path(lambda path, _: "slow" if path[0].idx == 2 else "fast", params)
@@ -103,6 +105,7 @@ def test_behind_multi_transform_and_inside_masked():
     np.testing.assert_allclose(neurons(0).charge(ended), jnp.zeros(6), atol=1e-10)
 
 
+@pytest.mark.slow
 def test_an_equinox_module_in_single_precision():
     with jax.enable_x64(False):
         model = eqx.nn.MLP(3, 2, 8, 1, key=jax.random.key(0))
@@ -134,6 +137,7 @@ def test_a_loss_without_the_symmetry_is_refused_at_the_first_call():
         tx.update(params, tx.init(params), params, data=problem.data)
 
 
+@pytest.mark.slow
 def test_a_masked_optimiser_is_moved_too():
     problem, params = relu_problem()
     mask = [{"w": True, "b": True}, {"w": True, "b": True}, {"w": False, "b": False}]

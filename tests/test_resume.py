@@ -67,7 +67,10 @@ def assert_same_run(parts, whole, records=("charge", "timed")):
         np.testing.assert_array_equal(part, reference)
 
 
-@pytest.mark.parametrize("name", DYNAMICS)
+QUICK = ("SGD-epochs", "SDE")
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in DYNAMICS])
 def test_a_run_in_segments_is_the_same_to_the_last_bit(name):
     problem, params = linear_problem()
     whole = ne.simulate(problem, DYNAMICS[name], params, 24, key=KEY, observe=OBSERVE, every=4)

@@ -114,7 +114,7 @@ def slow_but(names, *quick):
     return [name if name in quick else pytest.param(name, marks=SLOW) for name in names]
 
 
-@pytest.mark.parametrize("name", slow_but(MINIMA, "anisotropic", "isotropic", "tanh"))
+@pytest.mark.parametrize("name", slow_but(MINIMA, "anisotropic", "tanh"))
 def test_the_drift_is_that_of_third_derivatives(name):
     problem, params = MINIMA[name]()
     problem = ne.Problem(problem.loss, problem.data, 0.02)
@@ -276,6 +276,7 @@ def test_dynamics_and_their_noise_scale_are_one_law():
     np.testing.assert_allclose(batched, jnp.stack([by_number, 2 * by_number]), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", slow_but(["anisotropic", "tanh"], "anisotropic"))
 def test_the_sampled_drift_is_the_dense_one_within_its_error(name):
     problem, params = MINIMA[name]()
@@ -343,7 +344,7 @@ def test_a_saddle_and_a_stream_are_refused():
 # --- where SGD settles -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", rotation.NOISE)
+@pytest.mark.parametrize("name", slow_but(rotation.NOISE, "anisotropic"))
 def test_sgd_settles_where_the_drift_only_turns(name):
     problem, params = away(name)
     rest = ne.settle(problem, params, linear.symmetry, SCALE)
@@ -397,6 +398,7 @@ def test_numbers_settle_at_the_noise_equilibrium(symmetry):
     assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(rest.turning))
 
 
+@pytest.mark.slow
 def test_shuffled_epochs_settle_at_the_noise_equilibrium():
     problem, params = away("anisotropic")
     dynamics = ne.SGD(0.02, 2, "epoch")
