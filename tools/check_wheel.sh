@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds the wheel and uses it as a user would: installed in a clean environment, away from this folder. Runs the first
-# example of the README, and type-checks a file that imports the package.
+# Builds the wheel and uses it as a user would: installed in a clean environment, away from this folder. Runs the first two
+# examples of the README, and type-checks a file that imports the package.
 #
 # PYTHON       interpreter of an environment with `build` and basedpyright
 # CONSTRAINTS  file of pinned versions, relative to this folder; empty: the newest versions allowed
@@ -20,7 +20,7 @@ trap 'rm -rf "$scratch"' EXIT
 import re, sys
 from pathlib import Path
 blocks = re.findall(r"^```python\n(.*?)^```$", Path("README.md").read_text(encoding="utf-8"), re.M | re.S)
-Path(sys.argv[1], "example.py").write_text(blocks[0] + "\nassert 'site-packages' in ne.__file__\nassert int(run.diverged_at) == -1\n")
+Path(sys.argv[1], "example.py").write_text("".join(blocks[:2]) + "\nassert 'site-packages' in ne.__file__\nassert int(run.diverged_at) == -1\n")
 Path(sys.argv[1], "typed.py").write_text(
     "import jax.numpy as jnp\n"
     "import noise_equilibrium as ne\n\n"
