@@ -161,3 +161,18 @@ def _product(*factors: Array) -> Array:
     for factor in factors[1:]:
         product = jnp.matmul(product, factor, precision=jax.lax.Precision.HIGHEST)
     return product
+
+
+def least_norm_solution(matrix: Float[Array, "n n"], right: Float[Array, " n"]) -> Float[Array, " n"]:
+    """The solution of least norm of a symmetric positive semidefinite system."""
+    # The decomposition is a means to solve; derivatives come from the linear equation, and need no gaps of eigenvalues.
+    values, vectors = eigh(jax.lax.stop_gradient(matrix))
+    # Eigenvalues err by some nε of the largest, and by more from the moments that the entries are made of.
+    known = values > 64 * len(values) * jnp.finfo(values.dtype).eps * values[-1]
+    inverse = jnp.where(known, 1 / jnp.where(known, values, 1), 0)
+
+    def solve(_: Callable[[Array], Array], right: Array) -> Array:
+        return vectors @ (inverse * (vectors.T @ right))
+
+    # The matrix is symmetric here, where the flow vanishes, but its change need not be.
+    return jax.lax.custom_linear_solve(lambda x: matrix @ x, right, solve, transpose_solve=solve)

@@ -7,7 +7,7 @@ from ._noisy import AbstractMinibatched, AbstractNoiseless
 from ._observables import AbstractSummary, FirstTime, RunningMoments, first_time, running, timed
 from ._optax import Optax
 from ._preconditioned import Preconditioned
-from ._runge_kutta import Field, advanced, first_state
+from ._runge_kutta import AbstractFlow, Field
 from ._sde import SDE
 from ._sde_terms import sde_terms
 from ._sgd import GD, SGD
@@ -21,6 +21,7 @@ __all__ = [
     "SGD",
     "SVAG",
     "AbstractDynamics",
+    "AbstractFlow",
     "AbstractMinibatched",
     "AbstractNoiseless",
     "AbstractSummary",
@@ -34,9 +35,7 @@ __all__ = [
     "RunningMoments",
     "Trajectory",
     "WeakError",
-    "advanced",
     "as_rate",
-    "first_state",
     "first_time",
     "optax_promotion",
     "resume",

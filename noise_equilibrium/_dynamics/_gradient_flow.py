@@ -3,18 +3,17 @@
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, PyTree
 
 from .._flow import ChargeLaw
 from .._numbers import cast
 from .._parameters import split, widest_dtype
 from .._problem import Problem, weighted_gradient
 from ._dynamics import as_rate
-from ._noisy import AbstractNoiseless
-from ._runge_kutta import Field, advanced, first_state
+from ._runge_kutta import AbstractFlow, Field
 
 
-class GradientFlow(AbstractNoiseless):
+class GradientFlow(AbstractFlow):
     """dθ/dt = −∇L_γ(θ), by a Runge–Kutta method of order 8; without decay it conserves every charge.
 
     Args:
@@ -37,25 +36,8 @@ class GradientFlow(AbstractNoiseless):
         """dQ/dt = −4γQ: weight decay alone."""
         return ChargeLaw(decay=problem.weight_decay, scale=0.0, noise=0.0, mean=0.0)
 
-    @property
-    def time_step(self) -> Any:
-        """dt."""
-        return self.dt
-
-    def init(self, problem: Problem, params: PyTree) -> PyTree:
-        """The state of the solver."""
-        arrays, _ = split(params)
-        return first_state(self._field(problem, params), arrays, self.step_size(0))
-
-    def step(
-        self, problem: Problem, params: PyTree, state: PyTree, key: PRNGKeyArray, step: Any
-    ) -> tuple[PyTree, PyTree]:
-        """One step, in two halves."""
-        arrays, rebuild = split(params)
-        arrays, state = advanced(self._field(problem, params), arrays, state, self.step_size(step))
-        return rebuild(arrays), state
-
-    def _field(self, problem: Problem, params: PyTree) -> Field:
+    def field(self, problem: Problem, params: PyTree) -> Field:
+        """−∇L_γ."""
         _, rebuild = split(params)
 
         def field(arrays: list[Array]) -> list[Array]:

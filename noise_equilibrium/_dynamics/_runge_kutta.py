@@ -1,15 +1,19 @@
 """Flows dθ/dt = f(θ) by a Runge–Kutta method of order 8, in two halves of each time step."""
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._numbers import cast
-from .._parameters import widest_dtype
+from .._parameters import split, widest_dtype
+from .._problem import Problem
+from ._noisy import AbstractNoiseless
 
 Field = Callable[[list[Array]], list[Array]]
 
@@ -45,3 +49,31 @@ def _half(arrays: list[Array], step_size: Any) -> tuple[Array, Array]:
 
 def _term(field: Field) -> diffrax.ODETerm:
     return diffrax.ODETerm(lambda t, arrays, args: field(arrays))
+
+
+class AbstractFlow(AbstractNoiseless):
+    """Dynamics dθ/dt = f(θ) with a time step: what flows along different fields have in common."""
+
+    dt: eqx.AbstractVar[Any]
+
+    @abc.abstractmethod
+    def field(self, problem: Problem, params: PyTree) -> Field:
+        """f, of the arrays of params."""
+
+    @property
+    def time_step(self) -> Any:
+        """dt."""
+        return self.dt
+
+    def init(self, problem: Problem, params: PyTree) -> PyTree:
+        """The state of the solver."""
+        arrays, _ = split(params)
+        return first_state(self.field(problem, params), arrays, self.step_size(0))
+
+    def step(
+        self, problem: Problem, params: PyTree, state: PyTree, key: PRNGKeyArray, step: Any
+    ) -> tuple[PyTree, PyTree]:
+        """One step, in two halves."""
+        arrays, rebuild = split(params)
+        arrays, state = advanced(self.field(problem, params), arrays, state, self.step_size(step))
+        return rebuild(arrays), state

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from .._linalg import eigh
+from .._linalg import least_norm_solution
 
 # The most elements of which the Jacobian is built, an axis of 32 for matrices: n passes over the data and n³ time, in
 # seconds. Conjugate gradients need some hundred passes, whatever n is, but leave out null directions less sharply.
@@ -68,7 +68,7 @@ def _zero_jvp(pure, primals, tangents):
         return solution, _least_norm_by_products(descent, change)
     units = jnp.eye(size, dtype=solution.dtype)
     columns = jax.vmap(descent)(units) if size <= COLUMNS else jax.lax.map(descent, units, batch_size=COLUMNS)
-    return solution, _least_norm_solution(columns.T, change)
+    return solution, least_norm_solution(columns.T, change)
 
 
 def _least_norm_by_products(product: Callable[[Vector], Vector], right: Vector) -> Vector:
@@ -89,7 +89,7 @@ def _conjugate_gradients(product: Callable[[Vector], Vector], right: Vector) -> 
     """
     eps = float(jnp.finfo(right.dtype).eps)
     enough = eps**1.6 * jnp.vdot(right, right)  # of the squared residual
-    # As in `_least_norm_solution`: a curvature below n roundings of the largest is none.
+    # As in `least_norm_solution`: a curvature below n roundings of the largest is none.
     flat = 64 * len(right) * eps
 
     def goes_on(state: _Descent) -> Array:
@@ -125,18 +125,3 @@ class _Descent(NamedTuple):
     largest: Float[Array, ""]
     flat: Bool[Array, ""]
     passes: Int[Array, ""]
-
-
-def _least_norm_solution(matrix: Float[Array, "n n"], right: Vector) -> Vector:
-    """The solution of least norm of a symmetric positive semidefinite system."""
-    # The decomposition is a means to solve; derivatives come from the linear equation, and need no gaps of eigenvalues.
-    values, vectors = eigh(jax.lax.stop_gradient(matrix))
-    # Eigenvalues err by some nε of the largest, and by more from the moments that the entries are made of.
-    known = values > 64 * len(values) * jnp.finfo(values.dtype).eps * values[-1]
-    inverse = jnp.where(known, 1 / jnp.where(known, values, 1), 0)
-
-    def solve(_: Callable[[Vector], Vector], right: Vector) -> Vector:
-        return vectors @ (inverse * (vectors.T @ right))
-
-    # The matrix is symmetric here, where the flow vanishes, but its change need not be.
-    return jax.lax.custom_linear_solve(lambda x: matrix @ x, right, solve, transpose_solve=solve)

@@ -3,16 +3,16 @@
 from typing import Any
 
 import jax
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import PyTree
 
-from .._dynamics import AbstractDynamics, AbstractNoiseless, Field, advanced, as_rate, first_state
+from .._dynamics import AbstractDynamics, AbstractFlow, Field, as_rate
 from .._flow import ChargeLaw, require_plain
 from .._parameters import split
 from .._problem import Problem
 from ._entropic import entropic_value
 
 
-class EntropicFlow(AbstractNoiseless):
+class EntropicFlow(AbstractFlow):
     """dθ/dt = −∇F(θ), F the `entropic_loss` of other dynamics, by a Runge–Kutta method of order 8.
 
     Args:
@@ -57,25 +57,8 @@ class EntropicFlow(AbstractNoiseless):
         decay = problem.weight_decay * (1 + 2 * law.scale * law.mean * problem.weight_decay)
         return ChargeLaw(decay=decay, scale=law.scale, noise=law.noise, mean=law.mean)
 
-    @property
-    def time_step(self) -> Any:
-        """dt."""
-        return self.dt
-
-    def init(self, problem: Problem, params: PyTree) -> PyTree:
-        """The state of the solver."""
-        arrays, _ = split(params)
-        return first_state(self._field(problem, params), arrays, self.step_size(0))
-
-    def step(
-        self, problem: Problem, params: PyTree, state: PyTree, key: PRNGKeyArray, step: Any
-    ) -> tuple[PyTree, PyTree]:
-        """One step, in two halves."""
-        arrays, rebuild = split(params)
-        arrays, state = advanced(self._field(problem, params), arrays, state, self.step_size(step))
-        return rebuild(arrays), state
-
-    def _field(self, problem: Problem, params: PyTree) -> Field:
+    def field(self, problem: Problem, params: PyTree) -> Field:
+        """−∇F."""
         _, rebuild = split(params)
         slope = jax.grad(lambda arrays: entropic_value(problem, rebuild(arrays), self.of)[0])
         return lambda arrays: [-part for part in slope(arrays)]

@@ -15,9 +15,9 @@ from jaxtyping import Array, Float
 from .._double import in_double
 from .._flow import ChargeLaw
 from .._group import AbstractGroup, Groups
-from .._linalg import eigh, expm
+from .._linalg import eigh, expm, least_norm_solution
 from .._numbers import cast
-from ._solve import least_norm_solution, lyapunov_solution
+from ._solve import lyapunov_solution
 from ._stationary import kinds_of
 
 Matrix = Float[Array, "P P"]
