@@ -16,6 +16,8 @@ class Metric:
         measured: what came out.
         low: the least value that passes.
         high: the greatest value that passes.
+        error: the standard error of what came out, over independent runs; None if nothing in it is random, or if it
+            was not estimated.
     """
 
     name: str
@@ -23,6 +25,7 @@ class Metric:
     measured: float
     low: float = -math.inf
     high: float = math.inf
+    error: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -52,9 +55,28 @@ class Metric:
             "name": self.name,
             "predicted": number(self.predicted),
             "measured": number(self.measured),
+            "error": number(self.error),
             "tolerance": self.tolerance,
             "pass": self.passed,
         }
+
+
+def within(name: str, predicted: float, measured: float, error: float, *, bias: float = 0.0) -> Metric:
+    """A metric that passes within four standard errors of the prediction, and a bias that theory leaves out.
+
+    Four, because a report has some hundred random metrics: at three, one report of four would have a false alarm, and
+    errors that are estimated from few runs are underestimated.
+
+    Args:
+        name: what is measured.
+        predicted: what theory says.
+        measured: the mean over independent runs.
+        error: its standard error.
+        bias: how far the mean itself may lie from the prediction, in the same unit: the next order in η, say; where
+            it comes from is said where it is chosen.
+    """
+    margin = 4 * error + bias
+    return Metric(name, predicted, measured, predicted - margin, predicted + margin, error)
 
 
 def write_metrics(metrics: list[Metric], path: Path) -> None:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 import noise_equilibrium as ne
 from experiments.__main__ import EXPERIMENTS, use_devices
-from experiments._metrics import Metric, table
+from experiments._metrics import Metric, table, within
 from experiments._output import Output
 from experiments._registry import STUDIES
 from experiments.alignment._network import relative_distance, worst
@@ -25,6 +25,15 @@ from experiments.warmup.tasks import Task
 )
 def test_a_metric_passes_inside_its_interval_only(measured, passed):
     assert Metric("m", 1.0, measured, 0.9, 1.1).passed is passed
+
+
+def test_a_mark_from_errors_is_four_of_them_and_the_bias():
+    metric = within("m", 1.0, 1.2, 0.04, bias=0.05)
+    np.testing.assert_allclose([metric.low, metric.high], [0.79, 1.21])
+    assert metric.passed
+    assert metric.error == 0.04
+    assert not within("m", 1.0, 1.3, 0.04, bias=0.05).passed
+    assert not within("m", 1.0, 1.0, math.nan).passed  # an error that could not be estimated proves nothing
 
 
 def test_an_output_folder_holds_figure_data_and_strict_json(tmp_path):
