@@ -43,7 +43,7 @@ doctest: venv ## run the examples in the docstrings
 	JAX_ENABLE_X64=1 JAX_PLATFORMS="$${JAX_PLATFORMS:-cpu}" $(RUN) pytest --doctest-modules noise_equilibrium
 
 docs: venv ## build the documentation into build/site; a broken link or reference is an error
-	$(RUN) mkdocs build --strict --quiet
+	"$(VENV)/bin/python" tools/build_site.py
 
 report: venv ## the whole paper on one page: runs what is missing, a quarter of an hour on two cores
 	$(RUN) experiments report
