@@ -100,8 +100,8 @@ def citation(*objects: object) -> None:
     """Prints BibTeX of exactly what was used: the paper, this library, and the methods behind the objects.
 
     Args:
-        objects: functions and classes of this package, and instances of its classes: `ne.citation(ne.settle, dynamics)`.
-            Without any, the paper and the library.
+        objects: functions and classes of this package, and instances of its classes, as in
+            `ne.citation(ne.settle, dynamics)`. Without any, the paper and the library.
 
     Raises:
         ValueError: if an object is not of this package.
@@ -113,5 +113,5 @@ def citation(*objects: object) -> None:
             raise ValueError(
                 f"citation got {thing!r}; expected functions or classes of noise_equilibrium, or instances of them."
             )
-        keys += USES.get(named.__name__, ())
+        keys += USES.get(getattr(named, "__name__", ""), ())
     print("\n\n".join([*(ENTRIES[key] for key in dict.fromkeys(keys)), software()]))

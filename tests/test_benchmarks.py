@@ -1,6 +1,7 @@
 """The history of benchmarks: what is kept, and how two results are compared."""
 
 import pytest
+
 from benchmarks import history
 
 BEFORE = """jax 0.10.2, cpu

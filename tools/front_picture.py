@@ -1,4 +1,4 @@
-"""Draws docs/front.png, the picture of the front page: the orbit of a minimum, and where SGD, GD and the prediction end on it."""
+"""Draws docs/front.png, the picture of the front page: where SGD, GD and the prediction end on an orbit."""
 
 from pathlib import Path
 
@@ -30,6 +30,7 @@ def main() -> None:
     sgd, observe = ne.SGD(RATE, BATCH), {"params": lambda p: p, "charge": symmetry.charge}
     figure, (plane, charge) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
 
+    bottom = None
     u = np.linspace(0.35, 4.8, 300)
     plane.plot(u, 2 / u, color="0.75", lw=6, solid_capstyle="round", label="minima u·w = 2: one orbit", zorder=0)
     for number, start in enumerate(STARTS):
