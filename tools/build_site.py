@@ -1,4 +1,4 @@
-"""Builds the documentation into build/site: Zensical makes the pages, and this adds formulas and links between calls.
+"""Builds the documentation into build/site: Zensical makes the pages; this runs the gallery, and adds formulas and links.
 
 - Formulas become MathML, which browsers draw by themselves: no script, no font and no network is needed.
 - A public name in code becomes a link to its reference.
@@ -8,6 +8,7 @@
 
 import html
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +17,13 @@ from urllib.parse import unquote
 
 from latex2mathml.converter import convert
 
+import gallery
 import noise_equilibrium as ne
 
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "build" / "site"
+PAGES = ROOT / "build" / "docs"  # what Zensical reads: docs/, and the pages made of the gallery
+GALLERY = ROOT / "build" / "gallery"  # kept from build to build
 
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 TAG = re.compile(r"\\tag\{(.*?)\}")
@@ -131,8 +135,17 @@ def broken(pages: dict[str, str]) -> list[str]:
     return sorted(set(found))
 
 
+def gather() -> None:
+    """All pages in one folder."""
+    shutil.rmtree(PAGES, ignore_errors=True)
+    shutil.copytree(ROOT / "docs", PAGES, ignore=shutil.ignore_patterns("*.py"))
+    gallery.build(GALLERY)
+    shutil.copytree(GALLERY, PAGES / "gallery", ignore=shutil.ignore_patterns("*.done", "*.npz"), dirs_exist_ok=True)
+
+
 def main() -> int:
     """Builds; 1 if something leads nowhere, or what Zensical says if it fails."""
+    gather()
     done = subprocess.run([sys.executable, "-m", "zensical", "build", "--clean", "--strict"], cwd=ROOT, check=False)
     if done.returncode:
         return done.returncode
