@@ -1,4 +1,4 @@
-"""Builds the documentation into build/site: Zensical makes the pages; this runs the gallery, and adds formulas and links.
+"""Builds the documentation into build/site: runs the gallery, lets Zensical make pages, adds formulas and links.
 
 - Formulas become MathML, which browsers draw by themselves: no script, no font and no network is needed.
 - A public name in code becomes a link to its reference.
@@ -15,9 +15,9 @@ from pathlib import Path
 from posixpath import relpath
 from urllib.parse import unquote
 
+import gallery
 from latex2mathml.converter import convert
 
-import gallery
 import noise_equilibrium as ne
 
 ROOT = Path(__file__).parents[1]

@@ -1,7 +1,7 @@
 """Runs the notebooks of docs/gallery, and makes a page, a file for a hosted notebook and a thumbnail of each.
 
-They are kept as text (jupytext's percent format); outputs and pictures are made when the site is built. A notebook that has
-not changed since it ran with this version of the library's code is not run again.
+They are kept as text (jupytext's percent format); outputs and pictures are made when the site is built. A notebook
+that has not changed since it ran with this version of the library's code is not run again.
 """
 
 import hashlib

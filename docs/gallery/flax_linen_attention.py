@@ -24,8 +24,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
-import noise_equilibrium as ne
 import optax
+
+import noise_equilibrium as ne
 
 keys = jax.random.split(jax.random.key(0), 4)
 module = nn.MultiHeadDotProductAttention(num_heads=2, use_bias=False)

@@ -24,8 +24,10 @@
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
-import noise_equilibrium as ne
 from flax import nnx
+from sklearn.datasets import load_digits
+
+import noise_equilibrium as ne
 
 
 class Net(nnx.Module):
@@ -38,8 +40,6 @@ class Net(nnx.Module):
         x = nnx.avg_pool(x, (2, 2), strides=(2, 2))
         return self.dense(x.reshape(-1))
 
-
-from sklearn.datasets import load_digits
 
 digits = load_digits()
 images = jnp.asarray(digits.images[:256] / 16, jnp.float32)

@@ -22,8 +22,10 @@
 # %%
 import jax
 import jax.numpy as jnp
-import noise_equilibrium as ne
+import matplotlib.pyplot as plt
 from flax import nnx
+
+import noise_equilibrium as ne
 
 keys = jax.random.split(jax.random.key(0), 3)
 
@@ -56,4 +58,9 @@ print(symmetries.reason())
 # the normalisation, which is why it may be listed as *broken*, with how much.
 
 # %%
-ne.diagnose(problem, params, ne.SGD(0.05, 8), symmetries)
+report = ne.diagnose(problem, params, ne.SGD(0.05, 8), symmetries)
+report
+
+# %%
+figure, axes = plt.subplots(figsize=(8, 3), layout="constrained")
+ne.plots.diagnosis(axes, report)

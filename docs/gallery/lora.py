@@ -24,6 +24,7 @@
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
+
 import noise_equilibrium as ne
 
 keys = jax.random.split(jax.random.key(0), 6)
@@ -59,6 +60,5 @@ axes.axhline(observe["imbalance"](there.params), ls="--", color="black", label="
 axes.axhline(observe["imbalance"](norm.params), ls=":", color="gray", label="least norm")
 axes.set(xlabel="time", ylabel="‖BᵀB − AAᵀ‖")
 axes.legend()
-print(
-    f"condition number of AAᵀ: {float(run.observed['conditioning'][0]):.1f} → {float(run.observed['conditioning'][-1]):.1f}"
-)
+conditioning = run.observed["conditioning"]
+print(f"condition number of AAᵀ: {float(conditioning[0]):.1f} → {float(conditioning[-1]):.1f}")

@@ -17,16 +17,17 @@
 # %% [markdown]
 # # Momentum and Adam balance too, elsewhere
 #
-# SGD ends where the noise of both layers is equal. Momentum changes the rate of approach, by an exact law; an optimiser with one
-# step size for each tensor, as Adam nearly is, ends where the noise *per entry* is equal. For a linear network 12 → 4 with
-# isotropic data the ratio ‖W‖²/‖U‖² is 3 for SGD, and 9 for such an optimiser.
+# SGD ends where the noise of both layers is equal. Momentum changes the rate of approach, by an exact law; an optimiser
+# with one step size for each tensor, as Adam nearly is, ends where the noise *per entry* is equal. For a linear network
+# 12 → 4 with isotropic data the ratio ‖W‖²/‖U‖² is 3 for SGD, and 9 for such an optimiser.
 
 # %%
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
-import noise_equilibrium as ne
 import optax
+
+import noise_equilibrium as ne
 
 linear = ne.models.two_layer_linear
 keys = jax.random.split(jax.random.key(0), 3)
@@ -48,11 +49,13 @@ figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
 for name, dynamics, steps in (
     ("SGD", ne.SGD(0.005, 2), 20_000),
     ("momentum 0.9", ne.Momentum(0.0005, 0.9, 2), 20_000),
-    ("Adam", ne.Optax(optax.adam(0.004), 2), 20_000),
+    ("Adam", ne.Optax(optax.adam(0.004), 2), 60_000),
 ):
-    runs = jax.vmap(
-        lambda key: ne.simulate(online, dynamics, start, steps, key=key, observe={"ratio": ratio}, every=200)
-    )(jax.random.split(keys[2], 4))
+
+    def one(key, dynamics=dynamics, steps=steps):
+        return ne.simulate(online, dynamics, start, steps, key=key, observe={"ratio": ratio}, every=200)
+
+    runs = jax.vmap(one)(jax.random.split(keys[2], 4))
     axes.plot(jnp.arange(runs.observed["ratio"].shape[1]) * 200, runs.observed["ratio"].mean(0), label=name)
 for height in (3, 9):
     axes.axhline(height, color="0.6", ls="--", zorder=0)

@@ -24,6 +24,7 @@
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
+
 import noise_equilibrium as ne
 
 keys = jax.random.split(jax.random.key(0), 3)

@@ -26,8 +26,9 @@ import tempfile
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
-import noise_equilibrium as ne
 from dask.distributed import Client, LocalCluster
+
+import noise_equilibrium as ne
 
 linear = ne.models.two_layer_linear
 keys = jax.random.split(jax.random.key(0), 3)

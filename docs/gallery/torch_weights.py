@@ -29,7 +29,9 @@
 # %%
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
+
 import noise_equilibrium as ne
 
 rng = np.random.default_rng(0)
@@ -73,10 +75,15 @@ sgd = ne.SGD(0.05, 16)
 report = ne.diagnose(problem, params, sgd, symmetries)
 report
 
+# %%
+figure, axes = plt.subplots(figsize=(8, 3), layout="constrained")
+ne.plots.diagnosis(axes, report)
+
 # %% [markdown]
 # And back: the balanced weights under the same names, to load with `load_state_dict`.
 
 # %%
 there = ne.find_equilibrium(problem, params, symmetries, sgd)
 np.savez("balanced.npz", **{name: np.asarray(value) for name, value in there.params.items()})
-print(float(jnp.max(jnp.abs(jax.vmap(forward, (None, 0))(there.params, x) - jax.vmap(forward, (None, 0))(params, x)))))
+batched = jax.vmap(forward, (None, 0))
+print("largest change of an output:", float(jnp.max(jnp.abs(batched(there.params, x) - batched(params, x)))))

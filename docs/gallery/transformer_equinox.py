@@ -25,6 +25,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
+
 import noise_equilibrium as ne
 
 keys = jax.random.split(jax.random.key(0), 6)
@@ -61,18 +62,18 @@ for one in symmetries:
     print(one)
 
 # %% [markdown]
-# The equilibrium of all of them at once. For the heads it is M₊ = M₋: queries and keys get the same Gram of gradient noise.
+# The equilibrium of the noise, of all of them at once. For the heads it is M₊ = M₋: queries and keys get the same Gram of
+# gradient noise. (With `sgd` in the place of its noise scale the mean gradient would count too, as it does in finite steps.)
 
 # %%
-there = ne.find_equilibrium(problem, model, symmetries, sgd)
+there = ne.find_equilibrium(problem, model, symmetries, sgd.noise_scale)
 heads = next(one for one in symmetries if "query" in str(one) and one.algebra == "symmetric")
 print(ne.Status(int(there.status)).name, f"residual {float(there.residual):.1e}")
 
 figure, rows = plt.subplots(2, 2, figsize=(6, 6), layout="constrained")
-for row, params, when in zip(rows, (model, there.params), ("before", "at the equilibrium"), strict=True):
+for row, params, when in zip(rows, (model, there.params), ("before", "balanced"), strict=True):
     moments = ne.noise_moments(problem, params, heads)
-    for axes, gram, side in zip(
-        row, (moments.noise_plus[0], moments.noise_minus[0]), ("+ legs", "− legs"), strict=True
-    ):
-        axes.imshow(gram, cmap="RdBu_r", vmin=-jnp.abs(gram).max(), vmax=jnp.abs(gram).max())
-        axes.set(title=f"noise, {side}, {when}", xticks=[], yticks=[])
+    for axes, gram, side in zip(row, (moments.noise_plus[0], moments.noise_minus[0]), ("queries", "keys"), strict=True):
+        size = jnp.abs(gram).max()
+        axes.imshow(gram, cmap="RdBu_r", vmin=-size, vmax=size)
+        axes.set(title=f"noise of {side}, {when}", xticks=[], yticks=[])

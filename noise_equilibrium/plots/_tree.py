@@ -28,8 +28,9 @@ class Tree:
 def tree(params: Any, report: Any) -> Tree:
     """The parameters as a tree (treescope), and beside each array of a symmetry what pushes it.
 
-    Blue is an array that noise and decay together pull up, orange one that they pull down, grey one that is balanced. The
-    path that treescope copies from a node, such as `.layers[0].weight`, is what a leg selects: `lambda p: p.layers[0].weight`.
+    Blue is an array that noise and decay together pull up, orange one that they pull down, grey one that is balanced.
+    The path that treescope copies from a node, such as `.layers[0].weight`, is what a leg selects: `lambda p:
+    p.layers[0].weight`.
 
     Args:
         params: the parameters, any pytree.
