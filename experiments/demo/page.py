@@ -102,7 +102,7 @@ def _scrambled(figure: Figure, found: Found) -> None:
     time = found.time[: found.scrambled.shape[1]]
     axes.plot(time, found.scrambled.T, color=SGD, lw=0.7, alpha=0.6, label=["SGD", *[None] * (RUNS - 1)])
     axes.plot(time, found.scrambled_gd, color=GD, lw=1.5, label="gradient descent")
-    axes.plot(time, found.scrambled_theory, "--", color=THEORY, label="predicted")
+    axes.plot(time, found.scrambled_theory, color=THEORY, ls="--", label="predicted")
     axes.set(xlabel="time (learning rate × steps)", ylabel="distance from equilibrium", yscale="log")
     _legend(axes)
 
