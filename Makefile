@@ -11,6 +11,11 @@ SHAPES := $(addprefix tests/test_,validate.py models.py exact.py exponential_sym
 
 RUN := "$(VENV)/bin/python" -m
 
+# The environment, with the optional dependencies that a target needs.
+install = @PYTHON='$(PYTHON)' VENV='$(VENV)' CONSTRAINTS='$(CONSTRAINTS)' EXTRAS='$(1)' sh tools/make_venv.sh
+DEVELOPING := test,experiments,libraries,dev
+DOCUMENTING := docs,experiments,libraries,cluster,notebook
+
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-all shapes doctest docs browse report wheel lint format types clean
 
@@ -24,9 +29,10 @@ help: ## show this list
 	@echo '  WORKERS      processes that run tests (now: $(WORKERS))'
 
 venv: ## make the virtual environment, or renew it if pyproject.toml or the pinned versions changed
-	@PYTHON='$(PYTHON)' VENV='$(VENV)' CONSTRAINTS='$(CONSTRAINTS)' sh tools/make_venv.sh
+	$(call install,$(DEVELOPING))
 
-demo: venv ## a small version of Figure 2, and a page on a small network and real data that opens in a browser
+demo: ## a small version of Figure 2, and a page on a small network and real data that opens in a browser
+	$(call install,experiments)
 	$(RUN) experiments alignment --quick
 	$(RUN) experiments demo
 
@@ -42,13 +48,15 @@ shapes: venv ## run some tests again with every shape in the annotations checked
 doctest: venv ## run the examples in the docstrings
 	JAX_ENABLE_X64=1 JAX_PLATFORMS="$${JAX_PLATFORMS:-cpu}" $(RUN) pytest --doctest-modules noise_equilibrium
 
-docs: venv ## build the documentation into build/site; a broken link or reference is an error
+docs: ## build the documentation into build/site; a broken link or reference is an error
+	$(call install,$(DOCUMENTING))
 	"$(VENV)/bin/python" tools/build_site.py
 
 browse: docs ## open every page of the documentation in a browser without a window, wide and narrow (needs Chromium)
 	"$(VENV)/bin/python" tools/browse.py build/site
 
-report: venv ## the whole paper on one page: runs what is missing, a quarter of an hour on two cores
+report: ## the whole paper on one page: runs what is missing, a quarter of an hour on two cores
+	$(call install,experiments)
 	$(RUN) experiments report
 
 wheel: venv ## build the wheel, and run the README's example with it in an environment without this folder

@@ -1,10 +1,11 @@
 #!/bin/sh
-# Makes the virtual environment $VENV with the project and its tools in it, or renews it if something changed.
+# Makes the virtual environment $VENV with the project and $EXTRAS in it, or renews it if something changed.
 #
+# EXTRAS       optional dependencies of pyproject.toml, with commas; they join those that are there
 # PYTHON       interpreter to use; empty: the first one found that runs and is new enough
 # CONSTRAINTS  file of pinned versions; empty: the newest versions that pyproject.toml allows
 set -eu
-PYTHON=${PYTHON:-} VENV=${VENV:-.venv} CONSTRAINTS=${CONSTRAINTS:-}
+PYTHON=${PYTHON:-} VENV=${VENV:-.venv} CONSTRAINTS=${CONSTRAINTS:-} EXTRAS=${EXTRAS:-test,experiments,libraries,dev}
 pinned_for=3.11 # the Python that the versions in the file of constraints were resolved for
 
 fail() { # each argument is a line
@@ -35,7 +36,7 @@ if [ -f "$VENV/pyvenv.cfg" ] && new_enough "$VENV/bin/python"; then
 fi
 
 # The stamp names all that was installed from; it is written last, so an interrupted installation is repeated.
-stamp="$VENV/.installed"
+stamp="$VENV/.installed-$EXTRAS"
 wanted="$(cat pyproject.toml ${CONSTRAINTS:+"$CONSTRAINTS"} | cksum) constraints=$CONSTRAINTS root=$PWD"
 if [ $usable = yes ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
     exit 0
@@ -71,8 +72,8 @@ if [ -n "$CONSTRAINTS" ] && [ "$version" != "$pinned_for" ]; then
     echo "$CONSTRAINTS is for Python $pinned_for; on Python $version the newest allowed versions are installed."
     CONSTRAINTS=
 fi
-echo "Installing the package, its dependencies and the tools ..."
+echo "Installing the package and its dependencies ($EXTRAS) ..."
 rm -f "$stamp"
 "$VENV/bin/python" -m pip install -qq --disable-pip-version-check \
-    ${CONSTRAINTS:+-c "$CONSTRAINTS"} -e '.[test,experiments,dev]'
+    ${CONSTRAINTS:+-c "$CONSTRAINTS"} -e ".[$EXTRAS]"
 echo "$wanted" >"$stamp"
