@@ -74,5 +74,5 @@ fi
 echo "Installing the package, its dependencies and the tools ..."
 rm -f "$stamp"
 "$VENV/bin/python" -m pip install -qq --disable-pip-version-check \
-    ${CONSTRAINTS:+-c "$CONSTRAINTS"} -e '.[test,experiments,dev]'
+    ${CONSTRAINTS:+-c "$CONSTRAINTS"} -e '.[test,experiments,libraries,dev]'
 echo "$wanted" >"$stamp"
