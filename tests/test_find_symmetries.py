@@ -34,7 +34,11 @@ def test_exactly_the_symmetries_of_a_model_are_found(name):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) for name in ("attention-fused", "image-first", "experts")]
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("attention-fused", "image-first", "experts", "relu-recurrence", "tied")
+    ],
 )
 def test_what_is_found_is_an_ordinary_symmetry(name):
     model = MODELS[name]
@@ -63,6 +67,17 @@ def test_two_lines_to_the_equilibrium_of_a_module():
     before, after = (jax.vmap(loss, (None, 0))(p, data) for p in (params, equilibrium.params))
     np.testing.assert_allclose(after, before, rtol=1e-10)
     assert float(jnp.abs(equilibrium.params.layers[0].weight - params.layers[0].weight).max()) > 0.01
+
+
+@pytest.mark.slow
+def test_scalings_that_move_entries_twice_have_a_joint_equilibrium():
+    loss, params, data = MODELS["relu-recurrence"].build()
+    problem, sgd = ne.Problem(loss, data, weight_decay=1e-3), ne.SGD(0.05, 4)
+    found = ne.find_symmetries(problem, params)
+    equilibrium = ne.find_equilibrium(problem, params, found, sgd)
+    rates = [ne.noether_flow(problem, equilibrium.params, one, sgd) for one in found]
+    start = [ne.noether_flow(problem, params, one, sgd) for one in found]
+    assert max(abs(float(rate)) for rate in rates) < 1e-8 * max(abs(float(rate)) for rate in start)
 
 
 def test_results_repeat_and_do_not_hang_on_the_key():

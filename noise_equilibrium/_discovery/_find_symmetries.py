@@ -13,6 +13,7 @@ from .._keys import as_key
 from .._parameters import is_parameter, split
 from .._problem import Problem
 from .._symmetry import Leg
+from ._apart import legs_apart
 from ._confirm import DRAWS, Invariance, fresh_gradients, with_algebra
 from ._derivatives import keystr, leaf_names, losses, measure
 from ._describe import LeafAt, LegText, leg_texts, words
@@ -193,7 +194,7 @@ class _Describer:
         self.params = params
 
     def all_of(self, families: Sequence[Family]) -> tuple[list[FoundSymmetry], list[str]]:
-        """The symmetries, and the descriptions of those that do not fit the parameters: an entry is in two legs."""
+        """The symmetries, and the descriptions of those that no `Symmetry` can hold: an entry would be in two legs."""
         found, beyond = [], []
         for family in families:
             one = self._symmetry(family)
@@ -201,7 +202,10 @@ class _Describer:
                 names = ", ".join(dict.fromkeys(self.leaves[part.leaf].path for part, _ in family.parts))
                 beyond.append(f"{names}: {family.length} scalings of slices that no pattern writes")
             elif family.overlaps:
-                beyond.append(str(one))
+                apart = self._apart(family, str(one))
+                found += apart
+                if family.size > 1 or not apart:
+                    beyond.append(str(one))
             else:
                 one.bind(self.params)
                 found.append(one)
@@ -222,6 +226,20 @@ class _Describer:
         return FoundSymmetry(
             legs, algebra, words(family, texts, [leaf.path for leaf in self.leaves]), family.violation, family.gap
         )
+
+    def _apart(self, family: Family, text: str) -> list[FoundSymmetry]:
+        """A scalar symmetry for each number of a family that moves entries twice; none if they are too many."""
+        what, _, _ = text.rpartition(": ")
+        return [
+            FoundSymmetry(
+                [self._leg(leg, False) for leg in legs],
+                "scalar",
+                f"entry {number} of {what}: one scaling" if family.length > 1 else text,
+                family.violation,
+                family.gap,
+            )
+            for number, legs in enumerate(legs_apart(family, self.shapes) or [])
+        ]
 
     def _leg(self, leg: LegText, as_pattern: bool) -> Leg:
         where, at = self.leaves[leg.leaf], leg.whole_axis
