@@ -146,6 +146,17 @@ def test_two_samples_are_enough_for_a_model_that_depends_on_them_in_general():
     assert tuple(map(str, found)) == tuple(words for words, *_ in MODELS["relu"].found)
 
 
+@pytest.mark.slow
+@pytest.mark.float32
+def test_axes_of_very_many_entries_are_scaled_as_a_whole_and_that_is_said():
+    loss = fits(lambda p, x: jnp.sin(jnp.dot(p["u"] * p["v"], jnp.cos(x * jnp.arange(len(p["u"]))))))
+    long = 2**18 + 1
+    params = {"u": normal(1, long), "v": normal(2, long)}
+    found = ne.find_symmetries(ne.Problem(loss, pairs(1, y=(1,))), params)
+    assert described(found, params) == (("['u'] ↔ ['v']: one scaling", "scalar", ()),)
+    assert "not along the axes of more than 262144 entries, of ['u'], ['v']" in found.reason()
+
+
 def test_parameters_without_entries_and_integer_tables_are_left_alone():
     loss, params, data = neurons(jax.nn.relu)()
     more = params | {"empty": jnp.zeros((0, 3)), "table": jnp.arange(3)}

@@ -1,5 +1,6 @@
 """The symmetries of a loss nobody told us about."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from .._problem import Problem
 from .._symmetry import Leg
 from ._apart import legs_apart
 from ._confirm import DRAWS, Invariance, fresh_gradients, with_algebra
-from ._derivatives import keystr, leaf_names, losses, measure
+from ._derivatives import LONGEST_AXIS, axis_sets, keystr, leaf_names, losses, measure
 from ._describe import LeafAt, LegText, leg_texts, words
 from ._family import Family
 from ._found import FoundSymmetry, Symmetries
@@ -24,6 +25,7 @@ from ._search import Search
 
 MOST_ROWS, LEAST_ROWS = 400, 48  # pairs of parameters and sample; small models get more of them, they are cheap
 WORK = 2e8  # numbers in all gradients together, beyond the least rows
+SLOPES = 2e7  # slopes along the axes, likewise: they are kept
 JITTERED = 16  # rows that are measured twice, for their rounding errors
 FRESH = 30.0  # on fresh parameters and samples a violation may be this many times larger
 FEW_SAMPLES = 8  # fewer are all looked at, and confirm what is found at other parameters only
@@ -116,7 +118,8 @@ def find_symmetries(
     for half, chosen in zip((fitted, others), halves, strict=True):
         _require_finite_loss(problem, params, half, np.sort(chosen))
     size = sum(array.size for array in arrays)
-    rows = int(np.clip(WORK / max(size, 1), LEAST_ROWS, MOST_ROWS))
+    slopes = sum(math.prod(array.shape[axis] for axis in axes) for array in arrays for axes in axis_sets(array.shape))
+    rows = int(np.clip(min(WORK / max(size, 1), SLOPES / max(slopes, 1)), LEAST_ROWS, MOST_ROWS))
     measured = measure(problem, params, fitted, rows, held, random, JITTERED)
     search = Search([array.shape for array in arrays], measured, held, random)
     search.run()
@@ -132,6 +135,9 @@ def find_symmetries(
         f"looked at {size} numbers in {len(arrays)} parameters, with {rows} gradients of single samples at perturbed "
         "parameters"
     )
+    long = [name for name, array in zip(names, arrays, strict=True) if max(array.shape, default=0) > LONGEST_AXIS]
+    if long:
+        looked += f"; not along the axes of more than {LONGEST_AXIS} entries, of {', '.join(long)}"
     if search.crowded:
         looked += f"; not every slice of length {', '.join(map(str, search.crowded))}"
     found, beyond = describe.all_of(sorted(kept, key=_tree_order))
