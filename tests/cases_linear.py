@@ -38,6 +38,17 @@ def fused(p, z):
     return squared(jax.nn.softmax(q @ k.T) @ v, z[1])
 
 
+def fused_by_index(outer):
+    """The same, from one weight whose free axis is read as (3, 2), or as (2, 3): there the parts are strided."""
+
+    def loss(p, z):
+        weights = p["qkv"].reshape(4, 3, 2) if outer else p["qkv"].reshape(4, 2, 3)
+        q, k, v = (z[0] @ (weights[:, i] if outer else weights[..., i]) for i in range(3))
+        return squared(jax.nn.softmax(q @ k.T) @ v, z[1])
+
+    return loss
+
+
 def unrolled(p, z):
     h = z[0]
     for layer in range(3):
@@ -59,6 +70,11 @@ def linear_cases() -> list[Case]:
     qkv = {"qkv": normal(1, 4, 6)}
     tokens = samples(TOKENS, 4, y=(TOKENS, 2))
     tall = {"params": two_layer(2, 4, 3), "data": samples(3)}
+    outer = {
+        "params": {"u": normal(1, 2, 4), "w": normal(2, 6, 3)},
+        "data": samples(3),
+        "legs": (ne.Leg(leaf("w"), 1),),
+    }
     square = {"params": two_layer(2, 3, 3), "data": samples(3)}
     return [
         weight("scaled", lambda w: 2 * w, 2),
@@ -123,6 +139,11 @@ def linear_cases() -> list[Case]:
         Case("fused-along-the-free-axis", fused, qkv, tokens, (ne.Leg(leaf("qkv"), 0, +1),), 3),
         Case("fused-along-the-leg", fused, qkv, tokens, (ne.Leg(leaf("qkv"), 1, +1),), 3),
         Case("fused-in-blocks", fused, qkv, tokens, (ne.Leg(leaf("qkv"), 1, +1, blocks=3),), 3),
+        Case("fused-by-outer-index", fused_by_index(True), qkv, tokens, (ne.Leg(leaf("qkv"), 1, +1),), 3),
+        Case(
+            "fused-by-inner-index", fused_by_index(False), qkv, tokens, (ne.Leg(leaf("qkv"), 1, +1),), 0, ("['qkv']",)
+        ),
+        weight("outer-factor", lambda w: w.reshape(3, 2, 3)[1:].reshape(4, 3), 1, **outer),
         Case("unrolled-layers", unrolled, stack, samples(3), (U, ne.Leg(leaf("layers"), 1, -1)), 4),
         Case("unrolled-layers-along-the-stack", unrolled, stack, samples(3), (U, ne.Leg(leaf("layers"), 0, -1)), 4),
         Case(

@@ -167,13 +167,23 @@ def diagonal_recurrence():
     return fits(model), params, pairs(TOKENS, 3, y=(2,))
 
 
-def linear_recurrence():
-    params = {"a": normal(1, 4, 4), "b": normal(2, 4, 3), "c": normal(3, 2, 4)}
+def recurrence(activation):
+    def build():
+        params = {"a": normal(1, 4, 4), "b": normal(2, 4, 3), "c": normal(3, 2, 4)}
 
-    def model(p, xs):
-        return p["c"] @ jax.lax.scan(lambda h, x: (p["a"] @ h + p["b"] @ x, None), jnp.zeros(4, xs.dtype), xs)[0]
+        def model(p, xs):
+            step = lambda h, x: (activation(p["a"] @ h + p["b"] @ x), None)  # noqa: E731
+            return p["c"] @ jax.lax.scan(step, jnp.zeros(4, xs.dtype), xs)[0]
 
-    return fits(model), params, pairs(TOKENS, 3, y=(2,))
+        return fits(model), params, pairs(TOKENS, 3, y=(2,))
+
+    return build
+
+
+def tied():
+    """Decoder and encoder are one matrix, with another between them."""
+    params = {"a": normal(1, 2, 2), "e": normal(2, 2, 4)}
+    return fits(lambda p, x: p["e"].T @ (p["a"] @ (p["e"] @ x))), params, pairs(4, y=(4,))
 
 
 def products():
@@ -376,6 +386,10 @@ def scalings(words: str, *shape: int) -> Found:
     return words, "diagonal" if shape else "scalar", shape
 
 
+def apart(words: str, count: int) -> tuple[Found, ...]:
+    return tuple(scalings(f"entry {number} of {words}: one scaling") for number in range(count))
+
+
 def matrices(words: str, *shape: int) -> Found:
     return words, "symmetric", shape
 
@@ -432,7 +446,18 @@ MODELS = {
     ),
     "diagonal-recurrence": Model(diagonal_recurrence, (scalings("['b'] rows ↔ ['c'] columns: 4 scalings", 4),)),
     "linear-recurrence": Model(
-        linear_recurrence, (), beyond=("['a'] rows, ['b'] rows ↔ ['a'] columns, ['c'] columns: GL(4)",)
+        recurrence(lambda h: h),
+        apart("['a'] rows, ['b'] rows ↔ ['a'] columns, ['c'] columns", 4),
+        beyond=("['a'] rows, ['b'] rows ↔ ['a'] columns, ['c'] columns: GL(4)",),
+    ),
+    "relu-recurrence": Model(
+        recurrence(jax.nn.relu), apart("['a'] rows, ['b'] rows ↔ ['a'] columns, ['c'] columns", 4)
+    ),
+    "tied": Model(
+        tied,
+        apart("['a'] rows, ['a'] columns ↔ ['e'] rows", 2),
+        beyond=("['a'] rows, ['a'] columns ↔ ['e'] rows: GL(2)",),
+        slow=False,
     ),
     "products": Model(
         products,

@@ -9,6 +9,7 @@ import pytest
 
 import noise_equilibrium as ne
 from noise_equilibrium._noise._reference import per_sample_gradients
+from noise_equilibrium._symmetry._check import _second_order
 from noise_equilibrium.models import two_layer_linear as linear
 
 
@@ -64,3 +65,19 @@ def test_a_nan_is_a_violation_and_a_vanishing_gradient_is_none():
     ne.check_symmetry(ne.Problem(lambda p, z: z * p[0] * p[1], samples), params, symmetry)
     with pytest.raises(ne.SymmetryError, match=r"at sample 0, .* is nan"):
         ne.check_symmetry(ne.Problem(lambda p, z: p[0] * p[1] * jnp.log(z - 0.5), samples), params, symmetry)
+
+
+@pytest.mark.slow
+def test_the_second_order_holds_the_activations_of_one_chunk_of_samples():
+    params = {"u": jnp.ones((1, 3)), "w": jnp.ones((3, 2))}
+    bound = ne.double_rotation((lambda p: p["u"], 1), (lambda p: p["w"], 0)).bind(params)
+
+    def loss(p, x):
+        return jnp.sum(jnp.sin(p["u"] @ p["w"] @ x)) ** 2
+
+    def held(count):
+        check = jax.jit(lambda data: _second_order(ne.Problem(loss, data), params, bound))
+        data = jax.ShapeDtypeStruct((count, 2, 500), float)
+        return check.lower(data).compile().memory_analysis().temp_size_in_bytes
+
+    assert held(64 * 20) < 1.2 * held(64)

@@ -1,9 +1,11 @@
 """Every code block of the documentation and of the README runs, page by page, as a reader would paste it."""
 
+import importlib.util
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,25 +18,37 @@ SOURCES = sorted(
     path for room in ("noise_equilibrium", "experiments", "benchmarks") for path in (ROOT / room).rglob("*.py")
 )
 CITATION = re.compile(r'theory, ((?:"[^"]+"(?:, and |, | and )?)+)')
-BLOCK = re.compile(r"^```python( no-run)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-# Blocks that need a cluster, a process of their own, or a library that no test requires.
-NEEDS_MACHINES = {"sweeps.md": 4, "symmetries.md": 2}
+BLOCK = re.compile(r"^```python(?: (no-run|with-\w+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NEEDS_MACHINES = {"sweeps.md": 4}  # blocks that need a cluster, or a process of their own
 
 
-def blocks(page: Path) -> list[tuple[bool, str]]:
-    """For every block whether it is run, and its code."""
-    return [(not skipped, code) for skipped, code in BLOCK.findall(page.read_text(encoding="utf-8"))]
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """For every block what is said of it, "no-run", or "with-flax" if it needs that library; and its code."""
+    return BLOCK.findall(page.read_text(encoding="utf-8"))
 
 
-def pages_with_code() -> list:
+def libraries(page: Path) -> set[str]:
+    """The libraries without which some blocks cannot run."""
+    return {mark.removeprefix("with-") for mark, _ in blocks(page) if mark.startswith("with-")}
+
+
+def pages_with_code() -> Iterator:
     """All of them; the README is slow here, and its first example is run with the wheel too."""
-    found = [page for page in PAGES if blocks(page)]
-    return [pytest.param(page, marks=[pytest.mark.slow] if page.name == "README.md" else []) for page in found]
+    for page in PAGES:
+        if blocks(page):
+            marks = [pytest.mark.slow] if page.name == "README.md" else []
+            yield pytest.param(page, False, marks=marks, id=page.name)
+        if libraries(page):
+            yield pytest.param(page, True, marks=[pytest.mark.slow], id=f"{page.name}-libraries")
 
 
-@pytest.mark.parametrize("page", pages_with_code(), ids=lambda page: page.name)
-def test_the_code_of_a_page_runs(page, tmp_path):
-    code = "\n".join(code for run, code in blocks(page) if run)
+@pytest.mark.parametrize(("page", "with_libraries"), list(pages_with_code()))
+def test_the_code_of_a_page_runs(page, with_libraries, tmp_path):
+    missing = sorted(name for name in libraries(page) if importlib.util.find_spec(name) is None)
+    if with_libraries and missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    kept = [code for mark, code in blocks(page) if not mark or (with_libraries and mark != "no-run")]
+    code = "\n".join(kept)
     script = tmp_path / "page.py"
     # A pool of spawned processes imports the script again, and must find it cheap.
     script.write_text(
@@ -47,9 +61,9 @@ def test_the_code_of_a_page_runs(page, tmp_path):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_blocks_that_are_not_run_are_python_and_few(page):
-    kept = [code for run, code in blocks(page) if not run]
-    assert len(kept) == NEEDS_MACHINES.get(page.name, 0)
-    for code in kept:
+    kept = [(mark, code) for mark, code in blocks(page) if mark]
+    assert sum(mark == "no-run" for mark, _ in kept) == NEEDS_MACHINES.get(page.name, 0)
+    for _, code in kept:
         compile(code, page.name, "exec")
 
 

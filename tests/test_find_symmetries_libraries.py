@@ -23,13 +23,14 @@ def found(loss, params, data):
     )
 
 
+@pytest.mark.slow
 def test_attention_and_norms_of_flax_linen():
     nn = pytest.importorskip("flax.linen")
 
     class Block(nn.Module):
         @nn.compact
         def __call__(self, x):
-            x = x + nn.MultiHeadDotProductAttention(num_heads=2, use_bias=False, name="mix")(nn.LayerNorm(name="n1")(x))
+            x = x + nn.MultiHeadDotProductAttention(num_heads=2, name="mix")(nn.LayerNorm(name="n1")(x))
             return x + nn.Dense(6, name="down")(nn.relu(nn.Dense(7, name="up")(nn.LayerNorm(name="n2")(x))))
 
     module, data = Block(), pairs(4, 6, y=(4, 6))
@@ -37,7 +38,8 @@ def test_attention_and_norms_of_flax_linen():
     assert found(fits(module.apply), params, data) == [
         ("['down']['kernel'] rows ↔ ['up']['bias'], ['up']['kernel'] columns: 7 scalings", "diagonal"),
         (
-            "['mix']['key']['kernel'] as _ block * ↔ ['mix']['query']['kernel'] as _ block *: 2 blocks of 3, GL",
+            "['mix']['key']['kernel'] as _ block * ↔ ['mix']['query']['bias'] as block *, "
+            "['mix']['query']['kernel'] as _ block *: 2 blocks of 3, GL",
             "symmetric",
         ),
         (
@@ -46,13 +48,15 @@ def test_attention_and_norms_of_flax_linen():
             "diagonal",
         ),
         (
-            "['mix']['out']['kernel'] as block * _ ↔ ['mix']['value']['kernel'] as _ block *: 2 blocks of 3, GL",
+            "['mix']['out']['kernel'] as block * _ ↔ ['mix']['value']['bias'] as block *, "
+            "['mix']['value']['kernel'] as _ block *: 2 blocks of 3, GL",
             "symmetric",
         ),
         ("['n2']['bias'], ['n2']['scale'] ↔ ['up']['kernel'] rows: 6 scalings", "diagonal"),
     ]
 
 
+@pytest.mark.slow
 def test_a_convolution_with_frozen_batch_statistics_of_flax_linen():
     nn = pytest.importorskip("flax.linen")
 
@@ -72,12 +76,13 @@ def test_a_convolution_with_frozen_batch_statistics_of_flax_linen():
     ]
 
 
+@pytest.mark.slow
 def test_attention_of_flax_nnx():
     nnx = pytest.importorskip("flax.nnx")
 
     class Block(nnx.Module):
         def __init__(self, rngs):
-            options = {"use_bias": False, "decode": False, "deterministic": True, "rngs": rngs}
+            options = {"decode": False, "deterministic": True, "rngs": rngs}
             self.mix = nnx.MultiHeadAttention(num_heads=2, in_features=6, qkv_features=8, **options)
             self.up, self.down = nnx.Linear(6, 7, rngs=rngs), nnx.Linear(7, 6, rngs=rngs)
 
@@ -91,11 +96,13 @@ def test_attention_of_flax_nnx():
     assert words == [
         ("['down']['kernel'] rows ↔ ['up']['bias'], ['up']['kernel'] columns: 7 scalings", "diagonal"),
         (
-            "['mix']['key']['kernel'] as _ block * ↔ ['mix']['query']['kernel'] as _ block *: 2 blocks of 4, GL",
+            "['mix']['key']['kernel'] as _ block * ↔ ['mix']['query']['bias'] as block *, "
+            "['mix']['query']['kernel'] as _ block *: 2 blocks of 4, GL",
             "symmetric",
         ),
         (
-            "['mix']['out']['kernel'] as block * _ ↔ ['mix']['value']['kernel'] as _ block *: 2 blocks of 4, GL",
+            "['mix']['out']['kernel'] as block * _ ↔ ['mix']['value']['bias'] as block *, "
+            "['mix']['value']['kernel'] as _ block *: 2 blocks of 4, GL",
             "symmetric",
         ),
     ]

@@ -22,6 +22,7 @@ from .._problem import Problem
 
 SPREAD = 0.4  # of the perturbation, relative to the size of a parameter
 LONGEST = 4096  # entries of several axes taken together
+LONGEST_AXIS = 2**18  # entries of one axis, each with a slope in every row: a quarter of a million words
 CHUNK = 64  # the most samples at once
 SAMPLES_A_POINT = 8  # so that a few dozen rows see several parameters
 
@@ -56,7 +57,8 @@ def axis_sets(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     if 0 in shape:
         return []
     sets = [axes for count in range(len(shape) + 1) for axes in itertools.combinations(range(len(shape)), count)]
-    return [axes for axes in sets if len(axes) <= 1 or math.prod(shape[axis] for axis in axes) <= LONGEST]
+    most = {0: 1, 1: LONGEST_AXIS}
+    return [axes for axes in sets if math.prod(shape[axis] for axis in axes) <= most.get(len(axes), LONGEST)]
 
 
 def perturbed(arrays: Sequence[np.ndarray], random: np.random.Generator, frozen: frozenset[int]) -> list[np.ndarray]:

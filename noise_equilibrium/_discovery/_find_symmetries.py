@@ -1,5 +1,6 @@
 """The symmetries of a loss nobody told us about."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,8 +14,9 @@ from .._keys import as_key
 from .._parameters import is_parameter, split
 from .._problem import Problem
 from .._symmetry import Leg
+from ._apart import legs_apart
 from ._confirm import DRAWS, Invariance, fresh_gradients, with_algebra
-from ._derivatives import keystr, leaf_names, losses, measure
+from ._derivatives import LONGEST_AXIS, axis_sets, keystr, leaf_names, losses, measure
 from ._describe import LeafAt, LegText, leg_texts, words
 from ._family import Family
 from ._found import FoundSymmetry, Symmetries
@@ -23,6 +25,7 @@ from ._search import Search
 
 MOST_ROWS, LEAST_ROWS = 400, 48  # pairs of parameters and sample; small models get more of them, they are cheap
 WORK = 2e8  # numbers in all gradients together, beyond the least rows
+SLOPES = 2e7  # slopes along the axes, likewise: they are kept
 JITTERED = 16  # rows that are measured twice, for their rounding errors
 FRESH = 30.0  # on fresh parameters and samples a violation may be this many times larger
 FEW_SAMPLES = 8  # fewer are all looked at, and confirm what is found at other parameters only
@@ -44,9 +47,9 @@ def find_symmetries(
     "scale slice s of an axis" are measured; Σ_s w_s t_s(z) = 0 for every z and θ is a symmetry with powers w. Slices of
     one length d are looked at together, entry by entry, from the largest length down; what follows from a symmetry
     found before is no news. Each is then asked whether matrices may act in place of numbers, on the whole axis or in
-    blocks, and is confirmed on held-out samples (if there are eight or more) by its slope and by a finite
-    transformation of the loss at other parameters. Source: theory, "Finding the symmetries of a loss nobody told us
-    about".
+    blocks, and is confirmed on held-out samples (if there are eight or more) at other parameters: by its slope, by
+    finite transformations of the loss, and by scaling 64 times up and down. Source: theory, "Finding the symmetries of
+    a loss nobody told us about".
 
     Costs some 50 gradients of single samples for large models and up to 500 for small ones, and the memory of a few
     gradients, whatever P is.
@@ -71,11 +74,11 @@ def find_symmetries(
             it ignores all parameters; inside `jit`, where no numbers are known.
 
     Assumed and not checked: that samples differ enough to tell a symmetry of the loss from one of the data, such as a
-    feature that is zero in all of them. In single precision a symmetry is one to rounding: what breaks one by 1e-6, or
-    one of matrices by 1e-5, may not be seen; a loss that computes in less (bfloat16 inside) hides everything.
-    Symmetries that are no scalings of parts of axes, such as shifts and rotations, are not looked for; slices are
-    regular ones (contiguous, strided, or a few of them nested), and very large models are not searched for the
-    shortest.
+    feature that is zero in all of them. In single precision a symmetry is one to rounding, at these parameters and at
+    64 times larger and smaller ones: what breaks one by less everywhere is not seen; a loss that computes in less
+    (bfloat16 inside) hides everything. Symmetries that are no scalings of parts of axes, such as shifts and rotations,
+    are not looked for; slices are regular ones (contiguous, strided, or a few of them nested), and very large models
+    are not searched for the shortest.
 
     Examples:
         >>> import jax, jax.numpy as jnp, noise_equilibrium as ne
@@ -115,7 +118,8 @@ def find_symmetries(
     for half, chosen in zip((fitted, others), halves, strict=True):
         _require_finite_loss(problem, params, half, np.sort(chosen))
     size = sum(array.size for array in arrays)
-    rows = int(np.clip(WORK / max(size, 1), LEAST_ROWS, MOST_ROWS))
+    slopes = sum(math.prod(array.shape[axis] for axis in axes) for array in arrays for axes in axis_sets(array.shape))
+    rows = int(np.clip(min(WORK / max(size, 1), SLOPES / max(slopes, 1)), LEAST_ROWS, MOST_ROWS))
     measured = measure(problem, params, fitted, rows, held, random, JITTERED)
     search = Search([array.shape for array in arrays], measured, held, random)
     search.run()
@@ -131,6 +135,9 @@ def find_symmetries(
         f"looked at {size} numbers in {len(arrays)} parameters, with {rows} gradients of single samples at perturbed "
         "parameters"
     )
+    long = [name for name, array in zip(names, arrays, strict=True) if max(array.shape, default=0) > LONGEST_AXIS]
+    if long:
+        looked += f"; not along the axes of more than {LONGEST_AXIS} entries, of {', '.join(long)}"
     if search.crowded:
         looked += f"; not every slice of length {', '.join(map(str, search.crowded))}"
     found, beyond = describe.all_of(sorted(kept, key=_tree_order))
@@ -167,12 +174,13 @@ def _confirmed(
         family if violation <= np.sqrt(eps) else replace(family, size=1, inner=1)
         for family, violation in zip(asked, _worst(draws, asked), strict=True)
     ]
-    kept = []
-    for family, violation in zip(asked, _worst(draws, asked), strict=True):
-        if violation <= np.sqrt(eps):
-            kept.append(family)
-        else:
-            failed.append(replace(family, violation=violation, gap=1.0))
+    near, far = _worst(draws, asked), draws[0].last(asked)
+    kept = [family for family, change, lasts in zip(asked, near, far, strict=True) if change <= np.sqrt(eps) and lasts]
+    for family, change, lasts in zip(asked, near, far, strict=True):
+        if change > np.sqrt(eps):
+            failed.append(replace(family, violation=change, gap=1.0))
+        elif not lasts:
+            failed.append(replace(family, gap=1.0))
     return kept, failed
 
 
@@ -192,7 +200,7 @@ class _Describer:
         self.params = params
 
     def all_of(self, families: Sequence[Family]) -> tuple[list[FoundSymmetry], list[str]]:
-        """The symmetries, and the descriptions of those that do not fit the parameters: an entry is in two legs."""
+        """The symmetries, and the descriptions of those that no `Symmetry` can hold: an entry would be in two legs."""
         found, beyond = [], []
         for family in families:
             one = self._symmetry(family)
@@ -200,7 +208,10 @@ class _Describer:
                 names = ", ".join(dict.fromkeys(self.leaves[part.leaf].path for part, _ in family.parts))
                 beyond.append(f"{names}: {family.length} scalings of slices that no pattern writes")
             elif family.overlaps:
-                beyond.append(str(one))
+                apart = self._apart(family, str(one))
+                found += apart
+                if family.size > 1 or not apart:
+                    beyond.append(str(one))
             else:
                 one.bind(self.params)
                 found.append(one)
@@ -221,6 +232,20 @@ class _Describer:
         return FoundSymmetry(
             legs, algebra, words(family, texts, [leaf.path for leaf in self.leaves]), family.violation, family.gap
         )
+
+    def _apart(self, family: Family, text: str) -> list[FoundSymmetry]:
+        """A scalar symmetry for each number of a family that moves entries twice; none if they are too many."""
+        what, _, _ = text.rpartition(": ")
+        return [
+            FoundSymmetry(
+                [self._leg(leg, False) for leg in legs],
+                "scalar",
+                f"entry {number} of {what}: one scaling" if family.length > 1 else text,
+                family.violation,
+                family.gap,
+            )
+            for number, legs in enumerate(legs_apart(family, self.shapes) or [])
+        ]
 
     def _leg(self, leg: LegText, as_pattern: bool) -> Leg:
         where, at = self.leaves[leg.leaf], leg.whole_axis

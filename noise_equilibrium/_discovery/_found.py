@@ -38,7 +38,8 @@ class Symmetries(list[FoundSymmetry]):
     Attributes:
         broken: scalings that nearly are symmetries, the least broken first: their `violation` says by how much.
         beyond: descriptions of symmetries that no `Symmetry` can hold, because an entry would be in two of its legs: a
-            recurrent matrix A → P A P⁻¹.
+            linear recurrence A → P A P⁻¹. If P is diagonal and of 32 entries at most, each entry of it is a symmetry
+            of the list.
         ignored: paths of parameters that the loss ignores: their gradient is zero.
         looked: on how much the result rests, a sentence.
     """

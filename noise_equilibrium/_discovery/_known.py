@@ -15,7 +15,8 @@ import scipy.sparse
 from ._derivatives import Place
 from ._part import Part
 
-DENSE = 1500  # relations up to which a dense decomposition is quicker and sharper than an iteration
+# A dense decomposition is quicker and sharper than an iteration for so many relations, if it has so many entries.
+DENSE, MOST_DENSE = 1500, 20_000_000
 ITERATIONS = 300
 CONVERGED = 1e-13
 SAMPLES = 3  # random slopes that a relation is tried on
@@ -98,7 +99,7 @@ def _row_space_part(matrix: Any, vectors: np.ndarray) -> np.ndarray:
     """The projection of vectors, in columns, on the row space of a matrix whose rows may depend on each other."""
     lengths = np.sqrt(matrix.power(2).sum(axis=1))
     matrix = scipy.sparse.diags_array(1 / np.maximum(lengths, 1e-300)) @ matrix
-    if matrix.shape[0] <= DENSE:
+    if matrix.shape[0] <= DENSE and math.prod(matrix.shape) <= MOST_DENSE:
         decompose: Any = scipy.linalg.qr
         basis, triangle, _ = decompose(matrix.toarray().T, mode="economic", pivoting=True)
         size = np.abs(np.diag(triangle))

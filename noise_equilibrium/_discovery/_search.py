@@ -18,6 +18,8 @@ MOST_COLUMNS = 900  # of one null space; its decomposition takes a second or two
 FEW = 0.2  # of the entries of a part may have no gradient (units that were never active); others belong to another part
 LEAST_ROWS = 24  # pairs of parameters and sample that every null space sees
 MOST_NUMBERS = 5_000_000  # of a matrix, beyond the rows that its null space needs
+MOST_READ = 100_000_000  # slopes of one length, in all readings of their axes
+MOST_DRAWN = 20_000_000  # of random slopes at once
 SPARE = 16  # rows beyond the number of columns
 TINY = 1e-16  # of the slope without cancellation: no slope is sharper, nor its measured noise smaller
 SILENT = 0.03  # slopes whose rounding error is larger than this, of their size without cancellation, are nothing else
@@ -40,6 +42,7 @@ class Search:
         silent: entries of axes along which the gradient is zero.
         relations: what is known.
         tables: sizes of parts, kept.
+        squares: mean squares over rows, kept.
     """
 
     shapes: Sequence[tuple[int, ...]]
@@ -52,6 +55,7 @@ class Search:
     silent: dict[Place, np.ndarray] = field(init=False)
     relations: Relations = field(init=False)
     tables: dict[tuple, tuple[np.ndarray, ...]] = field(default_factory=dict)
+    squares: dict[Place, tuple[np.ndarray, ...]] = field(default_factory=dict)
 
     def run(self) -> None:
         """Look at every length, the largest first."""
@@ -74,6 +78,10 @@ class Search:
         left_out = self.skipped | set(self.ignored)
         return [(leaf, axes) for leaf, axes in self.marginals.slope if leaf not in left_out]
 
+    def _has_axes(self, leaf: int) -> bool:
+        """Whether a parameter has slopes along an axis: no numbers and no axes that are too long."""
+        return any((leaf, (axis,)) in self.marginals.slope for axis in range(len(self.shapes[leaf])))
+
     def axis_lengths(self, place: Place) -> tuple[int, ...]:
         return tuple(self.shapes[place[0]][axis] for axis in place[1])
 
@@ -91,8 +99,8 @@ class Search:
         explained = self.explained()
         for style, only_unexplained in MENUS:
             places = [place for place in self.places() if not (only_unexplained and place in explained)]
-            places = [place for place in places if d > 1 or len(place[1]) == 1 or not self.shapes[place[0]]]
-            if self._count(places, d, style) > most:
+            places = [place for place in places if d > 1 or len(place[1]) == 1 or not self._has_axes(place[0])]
+            if self._count(places, d, style) > most or self._work(places, d, style) > MOST_READ:
                 continue
             # Of parts that amount to the same, those of few axes are kept: they come first.
             places.sort(key=lambda place: (len(place[1]), place))
@@ -117,6 +125,12 @@ class Search:
         """How many columns there are, without building them."""
         lengths = [self.axis_lengths(place) for place in places]
         return sum(math.prod(one) // d * len(readings(one, d, style)) for one in lengths)
+
+    def _work(self, places: Iterable[Place], d: int, style: str) -> int:
+        """How many slopes are read if these are looked at in every way."""
+        rows = len(next(iter(self.marginals.slope.values())))
+        lengths = [self.axis_lengths(place) for place in places]
+        return rows * sum(math.prod(one) * len(readings(one, d, style)) for one in lengths)
 
     def explained(self) -> set[Place]:
         """Axes whose every entry is in some family."""
@@ -147,17 +161,27 @@ class Search:
         key = (place, shape, pooled)
         if key not in self.tables:
             together = tuple(axis for axis, pool in zip((1, 3, 5), pooled, strict=True) if pool)
+            slope_square, gross_square, noise_square = self._squares(place)
 
-            def mean_square(marginal: np.ndarray) -> np.ndarray:
+            def mean_square(marginal: np.ndarray, square: np.ndarray) -> np.ndarray:
+                if not together:
+                    return np.mean(square.reshape(shape), axis=(1, 3))
                 split = marginal.reshape(len(marginal), *shape).sum(axis=together, keepdims=True)
                 return np.mean(split**2, axis=(0, 2, 4))
 
-            squares = (self.marginals.gross[place] ** 2).reshape(-1, *shape).sum(axis=together, keepdims=True)
-            gross = np.sqrt(np.mean(squares, axis=(0, 2, 4)))
-            slope = np.sqrt(mean_square(self.marginals.slope[place]))
-            noise = np.maximum(np.sqrt(mean_square(self.marginals.noise[place])), TINY * gross)
+            summed = tuple(axis - 1 for axis in together)
+            gross = np.sqrt(np.mean(gross_square.reshape(shape).sum(axis=summed, keepdims=True), axis=(1, 3)))
+            slope = np.sqrt(mean_square(self.marginals.slope[place], slope_square))
+            noise = np.maximum(np.sqrt(mean_square(self.marginals.noise[place], noise_square)), TINY * gross)
             self.tables[key] = (slope, gross, noise)
         return self.tables[key]
+
+    def _squares(self, place: Place) -> tuple[np.ndarray, ...]:
+        """Mean squares over rows of slope, gross slope and noise, for every entry of the axes."""
+        if place not in self.squares:
+            measured = (self.marginals.slope, self.marginals.gross, self.marginals.noise)
+            self.squares[place] = tuple(np.mean(of[place] ** 2, axis=0) for of in measured)
+        return self.squares[place]
 
     def _is_silent(self, part: Part) -> bool:
         """Whether its gradient is zero, up to rounding."""
@@ -165,9 +189,8 @@ class Search:
         return gross == 0 or noise > SILENT * gross
 
     def _silent_entries(self, place: Place) -> np.ndarray:
-        gross = np.sqrt(np.mean(self.marginals.gross[place] ** 2, axis=0))
-        noise = np.sqrt(np.mean(self.marginals.noise[place] ** 2, axis=0))
-        return np.flatnonzero(noise >= SILENT * gross)
+        _, gross, noise = self._squares(place)
+        return np.flatnonzero(noise >= SILENT**2 * gross)
 
     # --- scale invariance ---
 
@@ -185,7 +208,8 @@ class Search:
     def _invariant_parts(self, place: Place, d: int) -> list[Part]:
         """Parts of length d whose slopes vanish and whose gradients do not, the smaller ones first."""
         found = []
-        for shape in readings(self.axis_lengths(place), d, "simple"):
+        style = "simple" if self._work([place], d, "simple") <= MOST_READ / 10 else "ends"
+        for shape in readings(self.axis_lengths(place), d, style):
             counts = (shape[0], shape[2], shape[4])
             for pooled in itertools.product(*((False,) if count == 1 else (False, True) for count in counts)):
                 slope, gross, noise = self._tables(place, shape, pooled)
@@ -283,8 +307,11 @@ class Search:
     def _redundant(self, columns: list[Part]) -> tuple[set[int], np.ndarray]:
         """Columns without which no null vector is left that follows from what is known; and the weights of all such."""
         count = -(-(2 * len(columns) + SPARE) // columns[0].length) + 2
-        drawn = self.relations.draw(count, self.random)
-        matrix = np.stack([part.column(drawn[part.leaf, part.axes]).ravel() for part in columns], 1)
+        each = max(1, MOST_DRAWN // self.relations.total)
+        drawn = (self.relations.draw(min(each, count - done), self.random) for done in range(0, count, each))
+        matrix = np.concatenate(
+            [np.stack([part.column(one[part.leaf, part.axes]).ravel() for part in columns], 1) for one in drawn]
+        )
         matrix = tall(matrix, self.random)
         sizes = np.sqrt(np.mean(matrix**2, axis=0))
         zero = [place for place, size in enumerate(sizes) if size <= 1e-6]

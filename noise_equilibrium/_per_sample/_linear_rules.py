@@ -82,7 +82,10 @@ def scaled(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
 
 
 def sliced(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:
-    """V = W[start : limit : stride] along any axes: the view behind a window on each axis that is cut."""
+    """V = W[start : limit : stride] along any axes: the view behind a window on each axis that is cut.
+
+    An axis that is one of several factors of an axis of W has a window if it is the outermost of them.
+    """
     starts, limits = read(eqn, "start_indices", tuple), read(eqn, "limit_indices", tuple)
     if starts is None or limits is None:
         return None
@@ -116,10 +119,22 @@ def _windowed(
             if view is not None and size != full:
                 window = lambda label, n=(start, size, stride, full): Window(label, *n)  # noqa: E731
                 # An empty part has no entry of W, and an axis of length 0 no atom.
-                view = _along(view, axis, window) if size else None
+                view = (_along(view, axis, window) or _outer_part(view, axis, start, limit, stride)) if size else None
         return view
 
     return _viewed(*[[cut(view, part) for view in facts[0].views] for part in parts])
+
+
+def _outer_part(view: View, axis: int, start: int, limit: int, stride: int) -> View | None:
+    """W of an axis in several factors, cut along the outermost: W.reshape(3, k, -1)[1:2] is a slice of k rows of W."""
+    atoms = view.axes[axis]
+    if stride != 1 or len(atoms) != 1 or atoms[0].size * atoms[0].stride != view.length(atoms[0].label):
+        return None
+    (atom,), size = atoms, limit - start
+    window = Window(atom.label, start * atom.stride, size * atom.stride, 1, atom.size * atom.stride)
+    axes = list(view.axes)
+    axes[axis] = (atom._replace(size=size),) if size != 1 else ()
+    return view.mapped(window)._replace(axes=tuple(axes))
 
 
 def joined(eqn: core.JaxprEqn, facts: Sequence[Fact]) -> Viewed | None:

@@ -126,7 +126,9 @@ def _second_order(problem: Problem, params: PyTree, group: AbstractGroup) -> Flo
     dtype = widest_dtype(arrays)
 
     def loss(arrays: list[Array]) -> Array:
-        return jnp.mean(jax.vmap(problem.sample_loss, in_axes=(None, 0))(rebuild(arrays), problem.data))
+        # One chunk of samples at a time; without the checkpoint a derivative would keep the activations of all.
+        of_sample = jax.checkpoint(lambda sample: problem.sample_loss(rebuild(arrays), sample))
+        return jnp.mean(jax.lax.map(of_sample, problem.data, batch_size=min(CHUNK, problem.num_samples)))
 
     slope = jax.grad(loss)
 
