@@ -50,6 +50,8 @@ SIGNATURES = {
     "Preconditioned": "learning_rate batch_size plus minus replacement",
     "Optax": "optimizer batch_size replacement",
     "simulate": "problem dynamics params steps key observe every progress",
+    "save_run": "path trajectory",
+    "load_run": "path like",
     "check_symmetry": "problem params symmetry order",
     "valley_drift": "problem params dynamics method key",
     "settle": "problem params symmetry dynamics throw",

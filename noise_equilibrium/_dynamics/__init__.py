@@ -1,6 +1,7 @@
 """Dynamics in discrete and continuous time, the one loop that runs them, and what it observes."""
 
 from ._dynamics import AbstractDynamics, as_rate, optax_promotion
+from ._files import load_run, save_run
 from ._gradient_flow import GradientFlow
 from ._momentum import Momentum
 from ._noisy import AbstractMinibatched, AbstractNoiseless
@@ -37,9 +38,11 @@ __all__ = [
     "WeakError",
     "as_rate",
     "first_time",
+    "load_run",
     "optax_promotion",
     "resume",
     "running",
+    "save_run",
     "sde_terms",
     "simulate",
     "timed",

@@ -130,7 +130,8 @@ class Loop:
             carry = jax.lax.fori_loop(0, every, lambda i, carry: self.advance(carry, first + i), carry)
             return carry, self.record(carry)
 
-        step = first + jnp.arange(0, steps + 1, every, dtype=jnp.int32)
+        # Multiplied, since a range of 2³¹ − 1 steps would end beyond what a number of 32 bits holds.
+        step = first + jnp.arange(steps // every + 1, dtype=jnp.int32) * jnp.asarray(every, jnp.int32)
         end, rows = jax.lax.scan(row, start, step[:-1])
         joined = jax.tree_util.tree_map(
             lambda first, rest: jnp.concatenate([first[None], rest]), self.record(start), rows

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt32
 
 from .._keys import IMPLEMENTATION, as_key
@@ -18,6 +19,9 @@ from ._dynamics import AbstractDynamics
 from ._loop import Carry, Loop
 from ._observables import AbstractAccumulator, FirstTime, Observables, RunningMoments, check_observables
 from ._progress import with_bar
+
+# Steps are counted in 32 bits, as JAX does unless it is told otherwise; schedules and records see the same number.
+MAX_STEP = 2**31 - 1
 
 
 class RunState(eqx.Module):
@@ -77,6 +81,9 @@ def simulate(
     its last finite ones and flagged; under `vmap` its neighbours go on as if nothing had happened, to the last bit.
     That holds for values: a derivative through a run that diverged is NaN, also in parameters shared with others.
 
+    A run has at most 2³¹ − 1 steps, in one segment or many. Up to there each step has a key of its own, and the time is
+    exact to rounding, however many steps it is the sum of.
+
     Args:
         problem: the problem.
         dynamics: SGD, GD, Momentum, SDE, GradientFlow, EntropicFlow, SVAG or Optax.
@@ -97,8 +104,8 @@ def simulate(
         A `Trajectory`; `resume` goes on from it.
 
     Raises:
-        ValueError: for a missing or unsuitable key, steps < 0, `every` < 1 or not dividing the steps, observables that
-            are no functions, and what the dynamics refuse (a Stream, a batch that does not fit).
+        ValueError: for a missing or unsuitable key, steps < 0 or ≥ 2³¹, `every` < 1 or not dividing the steps,
+            observables that are no functions, and what the dynamics refuse (a Stream, a batch that does not fit).
 
     Examples:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
@@ -150,7 +157,8 @@ def resume(
 
     Raises:
         ValueError: as `simulate`; for dynamics that need a key which the run was not given, or whose state has another
-            form; for observables that accumulate and were not there, or average over a fraction of the run.
+            form; for observables that accumulate and were not there, or average over a fraction of the run; for 2³¹
+            steps or more with those before. Inside `jit`, where these are not known, the run counts as diverged then.
 
     Examples:
         >>> import jax.numpy as jnp, noise_equilibrium as ne
@@ -162,7 +170,9 @@ def resume(
     """
     if not isinstance(trajectory, Trajectory):
         raise ValueError(f"trajectory is {type(trajectory).__name__}; expected what simulate or resume returned.")
-    steps, every = _checked(problem, dynamics, steps, every)
+    done = trajectory.state.step
+    known = 0 if isinstance(done, jax.core.Tracer) else int(np.max(done))
+    steps, every = _checked(problem, dynamics, steps, every, known)
     if dynamics.needs_key and trajectory.state.key is None:
         raise ValueError(
             f"{type(dynamics).__name__} needs random numbers and this run began without a key. Begin a new one: "
@@ -187,11 +197,17 @@ def resume(
     return _resume(problem, dynamics, trajectory, observe, steps, every)
 
 
-def _checked(problem: Problem, dynamics: AbstractDynamics, steps: Any, every: Any) -> tuple[int, int]:
+def _checked(problem: Problem, dynamics: AbstractDynamics, steps: Any, every: Any, done: int = 0) -> tuple[int, int]:
     """The steps as integers, after what is known before the loop has been checked."""
     if not isinstance(dynamics, AbstractDynamics):
         raise ValueError(f"dynamics is {dynamics!r}; expected SGD, GD, Momentum, SDE, GradientFlow, SVAG or Optax.")
     steps, every = integer(steps, "steps", 0), integer(every, "every", 1)
+    if done + steps > MAX_STEP:
+        before = f" after the {done} before" if done else ""
+        raise ValueError(
+            f"steps is {steps}{before}; expected at most 2³¹ − 1 steps in a run. Begin a new one at its end, with "
+            "another key: simulate(problem, dynamics, trajectory.params, ...)."
+        )
     if steps % every:
         raise ValueError(f"every is {every} and steps is {steps}; expected an integer that divides the steps.")
     require_scalar(problem.weight_decay, "weight_decay")
@@ -228,8 +244,10 @@ def _resume(
 ) -> Trajectory:
     state = before.state
     loop, arrays = _loop(problem, dynamics, before.params, state.key, observe)
+    fits = state.step <= MAX_STEP - steps
     start = Carry(
-        arrays,
+        # A count that would overflow repeats keys: no number is better than a wrong one.
+        [jnp.where(fits, array, jnp.asarray(jnp.nan, array.dtype)) for array in arrays],
         state.dynamics,
         state.clock,
         {name: before.observed[name] for name in loop.accumulators},
