@@ -14,6 +14,7 @@ from ._sde_terms import sde_terms
 from ._sgd import GD, SGD
 from ._simulate import RunState, Trajectory, resume, simulate
 from ._svag import SVAG
+from ._unroll import chooses, unrolled
 from ._weak_error import WeakError, weak_error
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Trajectory",
     "WeakError",
     "as_rate",
+    "chooses",
     "first_time",
     "load_run",
     "optax_promotion",
@@ -46,5 +48,6 @@ __all__ = [
     "sde_terms",
     "simulate",
     "timed",
+    "unrolled",
     "weak_error",
 ]

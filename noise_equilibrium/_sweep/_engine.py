@@ -35,6 +35,7 @@ class Engine:
         key: the data of the key of the sweep.
         kept: the names of the results to keep.
         programs: programs traced already.
+        unroll: see `trace`.
     """
 
     def __init__(
@@ -44,15 +45,18 @@ class Engine:
         key: np.ndarray,
         kept: Sequence[str],
         programs: Mapping[tuple[int, ...], Program] | None = None,
+        unroll: int | None = None,
     ):
         self._run, self._grid, self._key, self._kept = run, grid, key, tuple(kept)
+        self._unroll = unroll
         self._traced_runs = dict(programs or {})
         self._compiled: tuple[tuple[int, ...], Batch] | None = None
 
     def program(self, group: tuple[int, ...]) -> Program:
         """The program at a position of the static axes."""
         if group not in self._traced_runs:
-            self._traced_runs[group] = trace(self._run, self._grid.axes, self._grid.static_point(group))
+            point = self._grid.static_point(group)
+            self._traced_runs[group] = trace(self._run, self._grid.axes, point, self._unroll)
         return self._traced_runs[group]
 
     def compute(self, unit: Unit) -> Block:

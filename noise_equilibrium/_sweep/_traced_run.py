@@ -3,7 +3,7 @@
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -14,11 +14,12 @@ from jax.interpreters.partial_eval import dce_jaxpr
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from .._dynamics import chooses, unrolled
 from .._keys import IMPLEMENTATION
+from .._work import Work, work_of
 from ._axes import SEED, Axis
 from ._results import Output, read_result
 from ._run_key import derive
-from ._work import Work, work_of
 
 RUNS = "runs"
 NEEDS_VALUE = (
@@ -51,6 +52,7 @@ class Program:
         inputs: the forms of its inputs.
         outputs: what it returns.
         varies: for each coordinate among them the traced axes, `seed` among them, on which it may depend.
+        plain: the same with one step in a turn of every loop, where it is another program.
     """
 
     function: Callable[..., list[Any]]
@@ -58,13 +60,17 @@ class Program:
     inputs: tuple[jax.ShapeDtypeStruct, ...]
     outputs: tuple[Output, ...]
     varies: dict[str, frozenset[str]]
+    plain: "Program | None" = None
 
     @functools.cached_property
     def digest(self) -> str:
         """A hash of the program as it is lowered, and of the arrays it closes over.
 
-        It is lowered for the CPU wherever the sweep runs, and without the locations in source files.
+        It is lowered for the CPU wherever the sweep runs, with one step in a turn of a loop however many there are then,
+        and without the locations in source files.
         """
+        if self.plain is not None:
+            return self.plain.digest
         lowered = jax.jit(self.evaluate).trace(self.consts, *self.inputs).lower(lowering_platforms=("cpu",))
         state = hashlib.sha256(lowered.as_text().encode())
         for const in self.consts:
@@ -96,13 +102,30 @@ class Program:
         return work_of(jax.make_jaxpr(batch)(*(_several(form, runs) for form in self.inputs)).jaxpr)
 
 
-def trace(run: Callable[..., Any], axes: tuple[Axis, ...], static: dict[str, Any]) -> Program:
+def trace(
+    run: Callable[..., Any], axes: tuple[Axis, ...], static: dict[str, Any], unroll: int | None = None
+) -> Program:
     """Trace a run at one point of the static axes.
+
+    Args:
+        run: the function of the user.
+        axes: the axes.
+        static: the values of those that are compiled in.
+        unroll: the steps in a turn of the loop of a run that does not say so itself; None to choose.
 
     Raises:
         ValueError: if the run needs the value of a traced number, or returns what a sweep cannot keep.
         RunRaised: if the run raises anything else.
     """
+    with unrolled(unroll):
+        program = _trace(run, axes, static)
+    if not chooses(unroll):
+        return program
+    with unrolled(1):
+        return replace(program, plain=_trace(run, axes, static))
+
+
+def _trace(run: Callable[..., Any], axes: tuple[Axis, ...], static: dict[str, Any]) -> Program:
     traced = [axis.name for axis in axes if axis.is_traced]
     outputs: tuple[Output, ...] = ()
 

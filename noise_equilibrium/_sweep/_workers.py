@@ -37,6 +37,7 @@ class Job(NamedTuple):
         store: where to write; None to send the results back.
         wide: whether the sweep computes in double precision.
         versions: the versions of the process that sends it.
+        unroll: the steps in a turn of the loops, as the user asked for.
     """
 
     run: Callable[..., Any]
@@ -47,6 +48,7 @@ class Job(NamedTuple):
     store: Path | None
     wide: bool
     versions: dict[str, str]
+    unroll: int | None
 
 
 class Outcome(NamedTuple):
@@ -103,7 +105,7 @@ class _Worker:
         if differing:
             said = ", ".join(f"{name} {here[name]} instead of {job.versions[name]}" for name in differing)
             raise ValueError(f"a worker has {said}; expected the same versions everywhere.")
-        self._engine = Engine(job.run, job.grid, job.key, job.kept)
+        self._engine = Engine(job.run, job.grid, job.key, job.kept, unroll=job.unroll)
         self._checked: set[tuple[int, ...]] = set()
         if job.store is not None and not job.store.is_dir():
             raise ValueError(f"a worker does not see the store {job.store}; expected a folder that all of them share.")
@@ -160,6 +162,7 @@ def submit_all(
         store,
         jnp.result_type(float) == jnp.float64,
         versions(),
+        plan.unroll,
     )
     content = _pickled(job)
     attempt = time.time_ns()  # dask takes equal tasks for one and the same
