@@ -39,9 +39,10 @@ def _scans(jaxpr):
                 yield from _scans(inside.jaxpr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "dynamics",
-    [ne.SGD(0.05, 2, "epoch"), *(pytest.param(d, marks=pytest.mark.slow) for d in (ne.SDE(0.05, 2), ne.GD(0.05)))],
+    [ne.SGD(0.05, 2, "epoch"), ne.SDE(0.05, 2), ne.GD(0.05)],
     ids=lambda one: type(one).__name__,
 )
 def test_steps_in_one_turn_give_the_same_numbers(dynamics):
@@ -53,9 +54,7 @@ def test_steps_in_one_turn_give_the_same_numbers(dynamics):
         np.testing.assert_array_equal(other.state.clock.time, one.state.clock.time)
         assert other.observed["mean"].count == one.observed["mean"].count
         np.testing.assert_allclose(other.params.up, one.params.up, rtol=1e-13)
-        np.testing.assert_allclose(
-            other.observed["charge"][:: 6 // min(every, 6)][-1], one.observed["charge"][-1], rtol=1e-12
-        )
+        np.testing.assert_allclose(other.observed["charge"][-1], one.observed["charge"][-1], rtol=1e-12)
     segments = run(4, dynamics, steps=6)
     problem, _ = problems.linear_problem(2, 3, 2, samples=9, decay=0.05)
     end = ne.resume(problem, dynamics, segments, 6, observe=OBSERVE, every=6, unroll=5)

@@ -66,8 +66,8 @@ class Program:
     def digest(self) -> str:
         """A hash of the program as it is lowered, and of the arrays it closes over.
 
-        It is lowered for the CPU wherever the sweep runs, with one step in a turn of a loop however many there are then,
-        and without the locations in source files.
+        It is lowered for the CPU wherever the sweep runs, with one step in a turn of a loop however many there are
+        then, and without the locations in source files.
         """
         if self.plain is not None:
             return self.plain.digest
