@@ -41,7 +41,7 @@ def dataset_of(plan: Plan, kept: Memory | Store, attributes: Mapping[str, str]) 
     """
     data = _stored(kept) if isinstance(kept, Store) else _remembered(plan, kept, attributes)
     axes = plan.grid.axes
-    done = data["done"].load()
+    done = data["done"].copy(data=kept.done())
     is_complete = bool(done.all())
     names = {output.name for output in plan.recorded if output.is_coordinate}
     if not is_complete:

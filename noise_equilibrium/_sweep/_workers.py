@@ -5,6 +5,7 @@ task that is lost, or run twice, does no harm.
 """
 
 import functools
+import itertools
 import pickle
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,9 @@ from ._units import Grid, Unit
 
 # Short against a unit, which takes about a second.
 POLL_SECONDS = 0.05
+# Tasks that an executor has at once: more than most clusters have workers. Every look is at all of them, and each
+# carries the job: without a bound the time to look would grow with the square of a sweep.
+WAITING = 4096
 
 
 class Job(NamedTuple):
@@ -166,7 +170,13 @@ def submit_all(
     )
     content = _pickled(job)
     attempt = time.time_ns()  # dask takes equal tasks for one and the same
-    waiting = [(unit, executor.submit(pickle.loads, pickle.dumps(_Task(content, unit, attempt)))) for unit in units]
+    ahead = iter(units)
+
+    def submitted(count: int) -> list[tuple[Unit, Any]]:
+        chosen = itertools.islice(ahead, count)
+        return [(unit, executor.submit(pickle.loads, pickle.dumps(_Task(content, unit, attempt)))) for unit in chosen]
+
+    waiting = submitted(WAITING)
     try:
         while waiting:
             left = []
@@ -178,6 +188,7 @@ def submit_all(
             if len(left) == len(waiting):
                 time.sleep(POLL_SECONDS)
             waiting = left
+            waiting += submitted(WAITING - len(waiting))
     finally:
         for _, future in waiting:
             getattr(future, "cancel", lambda: None)()
