@@ -12,7 +12,7 @@ from .._keys import IMPLEMENTATION
 from ._axes import SEED
 from ._in_memory import Memory
 from ._plan import Plan, versions
-from ._store import IDENTITY, Store
+from ._store import IDENTITY, IN_TURN, Store
 
 
 def attributes_of(plan: Plan) -> dict[str, str]:
@@ -59,7 +59,8 @@ def dataset_of(plan: Plan, kept: Memory | Store, attributes: Mapping[str, str]) 
 
 def _stored(store: Store) -> xarray.Dataset:
     data = store.dataset()
-    data.attrs.pop(IDENTITY, None)
+    for name in (IDENTITY, IN_TURN):
+        data.attrs.pop(name, None)
     return data
 
 

@@ -6,11 +6,12 @@ but `done` says what is finished: a unit that was interrupted is computed again,
 is built beside its place and renamed. What is not promised is what a file system loses when the power fails.
 """
 
+import json
 import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ._plan import Plan, differences
 from ._units import Grid, Unit
 
 IDENTITY = "sweep"  # the attribute with what must agree
+IN_TURN = "in turn"  # the attribute with what was found faster
 FRESH = "remove it, or give store= another path"
 
 
@@ -65,6 +67,18 @@ class Store:
             inside = flags[region]  # a chunk at the end of an axis is filled up
             inside[...] = np.frombuffer(content, bool).reshape(array.chunks)[tuple(slice(n) for n in inside.shape)]
         return flags
+
+    def in_turn(self, grid: Grid, groups: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], bool]:
+        """For each program of which it is known whether its runs are taken one after the other."""
+        known: Any = self._group.attrs.get(IN_TURN, {})
+        named = {group: json.dumps(grid.static_point(group)) for group in groups}
+        return {group: known[name] for group, name in named.items() if name in known}
+
+    def remember(self, grid: Grid, group: tuple[int, ...], in_turn: bool) -> None:
+        """Keep what was found, so that the next call takes the runs in the same way."""
+        known: Any = self._group.attrs.get(IN_TURN, {})
+        self._group.attrs[IN_TURN] = {json.dumps(grid.static_point(group)): in_turn} | known
+        _consolidate(self.path)
 
     def dataset(self) -> xarray.Dataset:
         """All that is in the store; arrays are read when they are used."""

@@ -1,5 +1,6 @@
 """`sweep`: seeds × hyper-parameters in one call."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -110,7 +111,7 @@ def sweep(
     bar = _progress.Progress(progress, done.size, int(done.sum()), diverged)
     failures = _raised_while_traced(plan)
     try:
-        outcomes = _workers.submit_all(executor, run, plan, units, path) if executor else _here(run, plan, units, kept)
+        outcomes = _workers.submit_all(executor, run, plan, units, kept) if executor else _here(run, plan, units, kept)
         for outcome in outcomes:
             if outcome.block is not None and isinstance(kept, _in_memory.Memory):
                 kept.write(outcome.unit, outcome.block)
@@ -134,7 +135,16 @@ def _here(run: Callable[..., Any], plan: Plan, units: list[Unit], kept: "Memory 
     from ._engine import Engine
     from ._workers import outcome_of
 
-    engine = Engine(run, plan.grid, plan.key, [output.name for output in plan.recorded], plan.programs, plan.unroll)
+    engine = Engine(
+        run,
+        plan.grid,
+        plan.key,
+        [output.name for output in plan.recorded],
+        plan.programs,
+        plan.unroll,
+        kept.in_turn(plan.grid, plan.programs),
+        functools.partial(kept.remember, plan.grid),
+    )
     for unit in units:
         block = engine.compute(unit)
         try:

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from .._dynamics import chooses, unrolled
+from .._jaxpr import programs_inside
 from .._keys import IMPLEMENTATION
 from .._work import Work, work_of
 from ._axes import SEED, Axis
@@ -52,6 +53,7 @@ class Program:
         inputs: the forms of its inputs.
         outputs: what it returns.
         varies: for each coordinate among them the traced axes, `seed` among them, on which it may depend.
+        convolves: whether it has convolutions, which many runs at once make grouped ones.
         plain: the same with one step in a turn of every loop, where it is another program.
     """
 
@@ -60,6 +62,7 @@ class Program:
     inputs: tuple[jax.ShapeDtypeStruct, ...]
     outputs: tuple[Output, ...]
     varies: dict[str, frozenset[str]]
+    convolves: bool = False
     plain: "Program | None" = None
 
     @functools.cached_property
@@ -164,7 +167,7 @@ def _trace(run: Callable[..., Any], axes: tuple[Axis, ...], static: dict[str, An
     varies = {
         name: frozenset(axis for axis, found in needs.items() if found[place]) for place, name in enumerate(names)
     }
-    return Program(function, list(closed.consts), inputs, outputs, varies)
+    return Program(function, list(closed.consts), inputs, outputs, varies, _convolves(closed.jaxpr))
 
 
 def depends(function: Callable[..., list[Any]], inputs: Sequence[jax.ShapeDtypeStruct], place: int) -> list[bool]:
@@ -190,6 +193,13 @@ def depends(function: Callable[..., list[Any]], inputs: Sequence[jax.ShapeDtypeS
     return found or [False] * len(results)  # the rule is not asked if nothing has the axis
 
 
+def _convolves(jaxpr: Any) -> bool:
+    """Whether a program has convolutions, at any depth."""
+    return any(
+        eqn.primitive.name == "conv_general_dilated" or any(map(_convolves, programs_inside(eqn))) for eqn in jaxpr.eqns
+    )
+
+
 def _at(point: dict[str, Any]) -> str:
     return f" at {point}" if point else ""
 
@@ -201,9 +211,10 @@ class Batch:
         program: the program of one run.
         kept: the names of the outputs to return.
         size: the number of runs.
+        in_turn: whether each device takes one run after the other, and not all of its runs at once.
     """
 
-    def __init__(self, program: Program, kept: Sequence[str], size: int):
+    def __init__(self, program: Program, kept: Sequence[str], size: int, in_turn: bool = False):
         # A device without a run would compute one that is thrown away.
         devices = jax.local_devices()[:size]
         self._places = [place for place, output in enumerate(program.outputs) if output.name in kept]
@@ -217,6 +228,8 @@ class Batch:
 
         def batch(consts: list[Any], keys: Any, numbers: list[Any]) -> Any:
             one = functools.partial(self._one, program)
+            if in_turn:
+                return jax.lax.map(lambda inputs: one(consts, *inputs), (keys, numbers))
             return jax.vmap(one, in_axes=(None, 0, 0))(consts, keys, numbers)
 
         if len(devices) > 1:

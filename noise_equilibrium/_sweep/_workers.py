@@ -18,6 +18,7 @@ import numpy as np
 
 from ._engine import Block, Engine
 from ._errors import SweepError
+from ._in_memory import Memory
 from ._plan import PINNED, Plan, versions
 from ._store import Store
 from ._units import Grid, Unit
@@ -42,6 +43,7 @@ class Job(NamedTuple):
         wide: whether the sweep computes in double precision.
         versions: the versions of the process that sends it.
         unroll: the steps in a turn of the loops, as the user asked for.
+        in_turn: for the programs of which a store knows it, whether runs are taken one after the other.
     """
 
     run: Callable[..., Any]
@@ -53,6 +55,7 @@ class Job(NamedTuple):
     wide: bool
     versions: dict[str, str]
     unroll: int | None
+    in_turn: dict[tuple[int, ...], bool]
 
 
 class Outcome(NamedTuple):
@@ -109,7 +112,7 @@ class _Worker:
         if differing:
             said = ", ".join(f"{name} {here[name]} instead of {job.versions[name]}" for name in differing)
             raise ValueError(f"a worker has {said}; expected the same versions everywhere.")
-        self._engine = Engine(job.run, job.grid, job.key, job.kept, unroll=job.unroll)
+        self._engine = Engine(job.run, job.grid, job.key, job.kept, unroll=job.unroll, in_turn=job.in_turn)
         self._checked: set[tuple[int, ...]] = set()
         if job.store is not None and not job.store.is_dir():
             raise ValueError(f"a worker does not see the store {job.store}; expected a folder that all of them share.")
@@ -149,7 +152,7 @@ def require_executor(executor: Any) -> None:
 
 
 def submit_all(
-    executor: Any, run: Callable[..., Any], plan: Plan, units: list[Unit], store: Path | None
+    executor: Any, run: Callable[..., Any], plan: Plan, units: list[Unit], kept: Memory | Store
 ) -> Iterator[Outcome]:
     """Hand units to an executor, and tell what became of each as it ends.
 
@@ -163,10 +166,11 @@ def submit_all(
         plan.key,
         (*(output.name for output in plan.recorded),),
         {group: program.digest for group, program in plan.programs.items()},
-        store,
+        kept.path if isinstance(kept, Store) else None,
         jnp.result_type(float) == jnp.float64,
         versions(),
         plan.unroll,
+        kept.in_turn(plan.grid, plan.programs),
     )
     content = _pickled(job)
     attempt = time.time_ns()  # dask takes equal tasks for one and the same
