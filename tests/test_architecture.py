@@ -49,13 +49,15 @@ SIGNATURES = {
     "Momentum": "learning_rate momentum batch_size replacement nesterov",
     "Preconditioned": "learning_rate batch_size plus minus replacement",
     "Optax": "optimizer batch_size replacement",
-    "simulate": "problem dynamics params steps key observe every progress",
+    "simulate": "problem dynamics params steps key observe every progress unroll",
+    "save_run": "path trajectory",
+    "load_run": "path like",
     "check_symmetry": "problem params symmetry order",
     "valley_drift": "problem params dynamics method key",
     "settle": "problem params symmetry dynamics throw",
     "entropic_loss": "problem params dynamics",
     "EntropicFlow": "dt of",
-    "sweep": "run axes seeds key store executor progress unit",
+    "sweep": "run axes seeds key store executor progress unit unroll",
     "run_key": "key seed point",
     "labelled": "value dims coords",
 }
@@ -76,7 +78,7 @@ FIELDS = {
 FLOORS = [
     {"_meshes", "_validate"},
     {"_budget", "_jaxpr", "_numbers", "_keys", "_parameters", "_double", "_linalg", "_minibatch"},
-    {"_inputs", "_random"},
+    {"_inputs", "_random", "_work"},
     {"_population"},
     {"_problem"},
     {"_group"},
@@ -221,11 +223,13 @@ def test_fixed_defaults():
         ("simulate", "progress"): False,
         ("simulate", "observe"): None,
         ("simulate", "every"): 1,
+        ("simulate", "unroll"): None,
         ("time_scales", "method"): "auto",
         ("sweep", "store"): None,
         ("sweep", "executor"): None,
         ("sweep", "progress"): True,
         ("sweep", "unit"): None,
+        ("sweep", "unroll"): None,
     }
 
 

@@ -21,7 +21,7 @@ from noise_equilibrium._noise._reference import reference_moments
 from noise_equilibrium._per_sample._activation_bytes import ESCAPED, FIXED, SAMPLE, bytes_per_sample
 from noise_equilibrium._per_sample._rules import RULES
 from noise_equilibrium._per_sample._tapped_loss import tap
-from noise_equilibrium._sweep._work import work_of
+from noise_equilibrium._work import work_of
 
 N, TOKENS = 5, 3
 WEIGHT = normal(2, 3, 4)

@@ -1,7 +1,4 @@
-"""Computations lower for GPU and TPU on a machine that has neither, without a callback to the host.
-
-All but `orbit_flow`, whose solver checks the order of its times on the host.
-"""
+"""Computations lower for GPU and TPU on a machine that has neither, without a callback to the host."""
 
 import re
 
@@ -61,6 +58,12 @@ COMPUTATIONS = {
     "flow": linear(lambda problem, params, key: ne.noether_flow(problem, params, ROTATION, 0.01)),
     "rates": linear(lambda problem, params, key: ne.relaxation_rates(problem, params, ROTATION, SGD)),
     "time scales": linear(lambda problem, params, key: ne.time_scales(problem, params, ROTATION, 0.01).erm),
+    "orbit, diagonal": relu(
+        lambda problem, params, key: ne.orbit_flow(problem, params, neurons(0), SGD, jnp.arange(3.0)).charge
+    ),
+    "orbit, symmetric": linear(
+        lambda problem, params, key: ne.orbit_flow(problem, params, ROTATION, SGD, jnp.arange(3.0)).charge
+    ),
     "equilibrium, diagonal": relu(
         lambda problem, params, key: ne.find_equilibrium(problem, params, neurons(0), SGD).params
     ),
@@ -102,6 +105,7 @@ SLOW = (
     "least norm",
     "many seeds",
     "time scales",
+    "orbit, symmetric",
     "GD",
     "SVAG",
 )

@@ -10,6 +10,7 @@ import pytest
 from problems import DIAGONAL, DOWN, UP
 
 import noise_equilibrium as ne
+from benchmarks import memory as decoders
 from noise_equilibrium._budget import LARGEST, at_once, require_room
 from noise_equilibrium._equilibrium import _implicit
 from noise_equilibrium._equilibrium._implicit import implicit_zero
@@ -105,6 +106,43 @@ def test_derivatives_of_a_joint_equilibrium_take_little_memory():
         return jax.jvp(end, (0.1,), (1.0,))
 
     assert memory(derivative, *WIDE) < 2**29
+
+
+@pytest.mark.slow
+def test_the_moments_of_a_decoder_in_parts_take_the_memory_of_its_gradient():
+    """Ten million parameters, all symmetries; the table at a hundred million is in the benchmarks."""
+    model = decoders.layer_by_layer(512, 3)
+    assert model.size > 1e7
+    gradient, moments = decoders.in_parts(model, 64, 8)
+    assert moments.temporary < 1.5 * gradient.temporary
+    assert sum(moments) < 1.5 * sum(gradient)
+
+
+@pytest.mark.slow
+def test_checkpoints_in_a_loss_save_the_moments_the_memory_that_they_save_its_gradient():
+    kept, again = (decoders.at_once(decoders.scanned(512, 3, again), 64) for again in (False, True))
+    assert again[0].temporary < 0.5 * kept[0].temporary  # the gradient: there is something to save
+    assert again[1].temporary < 0.5 * kept[1].temporary
+    assert again[1].temporary < 1.5 * again[0].temporary
+
+
+def test_what_a_checkpoint_does_not_keep_is_held_in_chunks(monkeypatch):
+    """Of bounded size; what a gradient keeps anyhow makes no chunks."""
+    monkeypatch.setattr("noise_equilibrium._per_sample._chunks.CHUNK_BYTES", 2**14)
+    params = {"w": jax.random.normal(jax.random.key(0), (6, 8, 8)) / 3, "u": jnp.ones((6, 8, 8)) / 8}
+    data = jax.random.normal(jax.random.key(1), (64, 5, 8))
+    legs = [((lambda p, name=name: p[name]), pattern) for name, pattern in (("w", "layer * _"), ("u", "layer _ *"))]
+    symmetry = ne.neuron_rescaling(*legs)
+
+    def layer(x, p):
+        return x + jax.nn.relu(x @ p["w"].T) @ p["u"].T, None
+
+    def problem(layer):
+        return ne.Problem(lambda p, x: jnp.mean(jax.lax.scan(layer, x, p)[0] ** 2), data)
+
+    kept, again = problem(layer), problem(jax.checkpoint(layer))
+    assert ne.explain(kept, params, symmetry).chunk == 64
+    assert ne.explain(again, params, symmetry).chunk < 32
 
 
 REFUSED = {

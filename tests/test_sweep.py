@@ -22,7 +22,7 @@ from noise_equilibrium._sweep._axes import Axis
 from noise_equilibrium._sweep._engine import Engine
 from noise_equilibrium._sweep._traced_run import Batch, depends
 from noise_equilibrium._sweep._units import Grid, extents_of, runs_in_a_unit
-from noise_equilibrium._sweep._work import work_of
+from noise_equilibrium._work import work_of
 
 KEY = jax.random.key(7)
 PROBLEM = ne.Problem(lambda w, z: (w - z) ** 2 / 2, np.arange(8.0))

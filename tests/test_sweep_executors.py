@@ -243,6 +243,36 @@ def test_a_worker_whose_disk_is_full_stops_the_sweep(tmp_path, monkeypatch):
         sweep(make_run(), Inline(lambda function, content: function(content)), store=tmp_path / "store")
 
 
+def test_an_executor_never_has_more_tasks_than_are_looked_at(expected, monkeypatch):
+    """Each look is at all of them, and each task carries the job."""
+    monkeypatch.setattr(workers, "WAITING", 2)
+    monkeypatch.setattr(workers, "POLL_SECONDS", 0.0)
+    waiting, most = [], []
+
+    class Slow(Future):
+        """Does its task when it is asked for the second time."""
+
+        def __init__(self, task):
+            super().__init__()
+            self.task, self.asked = task, 0
+
+        def done(self):
+            self.asked += 1
+            if self.asked == 2:
+                waiting.remove(self)
+                self.set_result(self.task())
+            return super().done()
+
+    class Executor:
+        def submit(self, function, *arguments):
+            waiting.append(Slow(lambda: function(*arguments)))
+            most.append(len(waiting))
+            return waiting[-1]
+
+    xarray.testing.assert_identical(sweep(make_run(), Executor()), expected)
+    assert (len(most), max(most)) == (3, 2)
+
+
 def test_an_interrupt_cancels_what_waits(tmp_path):
     class Waiting(Future):
         def done(self):

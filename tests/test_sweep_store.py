@@ -22,6 +22,7 @@ import zarr.storage._local as zarr_files
 import noise_equilibrium as ne
 from noise_equilibrium._sweep import _plan as plans
 from noise_equilibrium._sweep._engine import Engine
+from noise_equilibrium._sweep._store import Store
 
 KEY = jax.random.key(7)
 AXES = {"a": [0.5, 1.0, 2.0], "n": [1, 2]}
@@ -79,6 +80,65 @@ def test_every_chunk_is_a_unit(undisturbed):
     assert bool(data.done.all())
     assert data.n.values.tolist() == [1, 2]
     assert data.attrs["jax"] == jax.__version__
+
+
+def test_a_store_is_read_by_zarr_and_xarray_alone(undisturbed):
+    """With metadata gathered in one file and without, in a process that lacks this package."""
+    code = """
+import sys, numpy, xarray, zarr
+sys.modules["noise_equilibrium"] = None
+path = sys.argv[1]
+group = zarr.open_group(path, mode="r")
+assert group.metadata.consolidated_metadata is not None
+opened = [xarray.open_zarr(path, chunks=None, consolidated=how) for how in (True, False)]
+assert opened[0].identical(opened[1]) and bool(opened[0].done.all())
+assert numpy.array_equal(group["x"][...], opened[0].x.values)
+print(float(opened[0].x.sum()).hex())
+"""
+    command = [sys.executable, "-c", code, str(undisturbed)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == float(sweep(undisturbed).x.sum()).hex()
+
+
+def test_flags_are_those_that_zarr_reads(tmp_path, units, monkeypatch):
+    """Of a store that is half done and whose chunks are filled up, beside a file that was being written."""
+    monkeypatch.setattr(Engine, "compute", stopping(units, 5))
+    with pytest.raises(KeyboardInterrupt):
+        sweep(tmp_path / "store")
+    (tmp_path / "store" / "done" / "c" / "0" / "0" / "1.partial").write_bytes(b"?")
+    store = Store(tmp_path / "store")
+    for flags, name in ((store.done(), "done"), (store.diverged(), "diverged")):
+        np.testing.assert_array_equal(flags, zarr.open_group(tmp_path / "store", mode="r")[name][...])
+    assert 0 < store.done().sum() < store.done().size
+
+
+def test_flags_that_are_compressed_as_they_were_before_are_read(tmp_path, units, undisturbed):
+    path = shutil.copytree(undisturbed, tmp_path / "store")
+    group = zarr.open_group(path, mode="r+", use_consolidated=False)
+    for name in ("done", "diverged"):
+        old = group[name]
+        chunks, dims, flags = old.chunks, old.metadata.dimension_names, old[...]
+        del group[name]
+        array = group.create_array(
+            name, shape=flags.shape, chunks=chunks, dtype="bool", dimension_names=dims, fill_value=0
+        )
+        assert array.compressors
+        array[...] = flags
+    xarray.testing.assert_identical(sweep(path).load(), sweep(undisturbed).load())
+    assert units == []
+
+
+def test_metadata_grow_with_the_runs_and_no_faster(tmp_path):
+    """Those of 400 more seeds take no more than those of 400 before; and appending changes none of them."""
+
+    def metadata(seeds):
+        path = tmp_path / f"{seeds}"
+        sweep(path, seeds=range(1000, 1000 + seeds), axes={"a": [1.0], "n": [1]}, unit=400)
+        return sum(file.stat().st_size for file in path.rglob("zarr.json"))
+
+    small, middle, large = (metadata(seeds) for seeds in (400, 800, 1200))
+    assert large - middle < 1.1 * (middle - small)
+    assert middle - small < 400 * 50  # bytes a run
 
 
 def test_a_finished_sweep_returns_at_once_and_touches_nothing(undisturbed, units):

@@ -1,6 +1,7 @@
 """Dynamics in discrete and continuous time, the one loop that runs them, and what it observes."""
 
 from ._dynamics import AbstractDynamics, as_rate, optax_promotion
+from ._files import load_run, save_run
 from ._gradient_flow import GradientFlow
 from ._momentum import Momentum
 from ._noisy import AbstractMinibatched, AbstractNoiseless
@@ -13,6 +14,7 @@ from ._sde_terms import sde_terms
 from ._sgd import GD, SGD
 from ._simulate import RunState, Trajectory, resume, simulate
 from ._svag import SVAG
+from ._unroll import chooses, unrolled
 from ._weak_error import WeakError, weak_error
 
 __all__ = [
@@ -36,12 +38,16 @@ __all__ = [
     "Trajectory",
     "WeakError",
     "as_rate",
+    "chooses",
     "first_time",
+    "load_run",
     "optax_promotion",
     "resume",
     "running",
+    "save_run",
     "sde_terms",
     "simulate",
     "timed",
+    "unrolled",
     "weak_error",
 ]

@@ -15,6 +15,7 @@ from .._random import in_one_pass
 from ._clock import Clock
 from ._dynamics import AbstractDynamics
 from ._observables import AbstractAccumulator, Observables, evaluate
+from ._unroll import steps_in_a_turn
 
 Records = tuple[Array, dict[str, PyTree]]  # the time, and each observable that is recorded
 
@@ -120,18 +121,30 @@ class Loop:
         }
 
     def run(
-        self, start: Carry, first: Int[Array, ""], steps: int, every: int
+        self, start: Carry, first: Int[Array, ""], steps: int, every: int, unroll: int | None = None
     ) -> tuple[Carry, Int[Array, " rows"], Records]:
-        """The carry at the end, and the number of steps and the records at the start and after every `every` steps."""
+        """The carry at the end, and the number of steps and the records at the start and after every `every` steps.
+
+        Args:
+            start: the carry before the first step.
+            first: its number.
+            steps: how many.
+            every: steps between records.
+            unroll: steps in a turn of the loop; None to choose.
+        """
+        unroll = steps_in_a_turn(unroll, self.advance, start, first)
 
         def row(carry: Carry, first: Int[Array, ""]) -> tuple[Carry, Records]:
             # The steps between two records have no outputs: memory grows with the records alone. Both loops have a
             # number of turns that is known when they are traced, and so derivatives in reverse.
-            carry = jax.lax.fori_loop(0, every, lambda i, carry: self.advance(carry, first + i), carry)
+            carry = jax.lax.fori_loop(
+                0, every, lambda i, carry: self.advance(carry, first + i), carry, unroll=min(unroll, every)
+            )
             return carry, self.record(carry)
 
-        step = first + jnp.arange(0, steps + 1, every, dtype=jnp.int32)
-        end, rows = jax.lax.scan(row, start, step[:-1])
+        # Multiplied, since a range of 2³¹ − 1 steps would end beyond what a number of 32 bits holds.
+        step = first + jnp.arange(steps // every + 1, dtype=jnp.int32) * jnp.asarray(every, jnp.int32)
+        end, rows = jax.lax.scan(row, start, step[:-1], unroll=max(1, min(unroll // every, steps // every)))
         joined = jax.tree_util.tree_map(
             lambda first, rest: jnp.concatenate([first[None], rest]), self.record(start), rows
         )

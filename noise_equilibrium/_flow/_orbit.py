@@ -147,24 +147,32 @@ def _anticommutator_inverse(matrix: Array, right: Array) -> Array:
 
 
 def _solve(speed: Any, start: Array, times: Array, kept: Callable[[Array], Array] = lambda state: state) -> Array:
-    """What is kept of the solution at each time, NaN from where the solver gave up."""
+    """What is kept of the solution at each time, NaN from where the solver gave up.
+
+    From each time to the next, since a solver that is given all of them checks their order on the host, which an
+    accelerator would wait for.
+    """
     # A tenth of what is promised: the tolerance is that of a step, and errors of steps add up.
     tolerance = 1e-10 if start.dtype == jnp.float64 else 1e-6
+
+    def onward(before: tuple[Array, Array], end: Array) -> tuple[tuple[Array, Array], Array]:
+        begin, state = before
+        alive = jnp.all(jnp.isfinite(state))
+        found = diffrax.diffeqsolve(
+            diffrax.ODETerm(speed),
+            diffrax.Dopri8(),
+            begin,
+            jnp.where(alive, end, begin),
+            None,
+            jnp.where(alive, state, 0),
+            stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
+            max_steps=MAX_STEPS,
+            throw=False,
+        )
+        assert found.ys is not None
+        arrived = alive & (found.result == diffrax.RESULTS.successful)
+        state = jnp.where(arrived, found.ys[0], jnp.nan)
+        return (end, state), kept(state)
+
     times = times.astype(start.dtype)
-    end = times[-1]
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(speed),
-        diffrax.Dopri8(),
-        jnp.zeros_like(end),
-        # A solver needs an interval. If all times are 0 any does.
-        jnp.where(end > 0, end, 1),
-        None,
-        start,
-        saveat=diffrax.SaveAt(ts=times, fn=lambda _, state, __: kept(state)),
-        stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
-        max_steps=MAX_STEPS,
-        throw=False,
-    ).ys
-    assert solution is not None
-    # What the solver did not reach it leaves at infinity.
-    return jnp.where(jnp.isfinite(solution), solution, jnp.nan)
+    return jax.lax.scan(onward, (jnp.zeros_like(times[0]), start), times)[1]

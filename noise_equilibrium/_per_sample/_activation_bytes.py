@@ -17,7 +17,7 @@ def bytes_per_sample(jaxpr: core.Jaxpr, depends: Sequence[int]) -> tuple[int, in
 
     The latter are one value for all samples in the loss, and one value per sample where its parameters are tapped at
     themselves. The first number makes chunks larger and the second makes them smaller, so what is inside of an equation
-    that is not understood counts in the second alone.
+    that is not understood counts in the second alone; and so does what a gradient computes again rather than keeps.
 
     Args:
         jaxpr: the program.
@@ -41,6 +41,8 @@ def bytes_per_sample(jaxpr: core.Jaxpr, depends: Sequence[int]) -> tuple[int, in
         inner = called or looped
         if inner is not None:
             sample, escaped, out_inside = bytes_per_sample(inner.jaxpr, seen)
+            if program_inside(eqn, REMATS) is not None:  # a gradient keeps what comes out, and no more
+                sample = sum(map(_nbytes, eqn.outvars)) if highest == SAMPLE else 0
             totals[SAMPLE] += _turns(eqn) * sample
             totals[ESCAPED] += _turns(eqn) * escaped
             # What comes out of a scan may depend on what an earlier turn carried, of which one turn of the body tells

@@ -1,7 +1,7 @@
 """One pass over the data: the Grams of per-sample gradients, and the mean gradient, in chunks of bounded memory."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -128,7 +128,8 @@ def _bytes(
     activations, escaped, _ = bytes_per_sample(tapped.reading.program.jaxpr, depends)
     if tapped.escaped:  # one parameter per sample, and so all that is made of it
         escaped += sum(arrays[leaf].nbytes for leaf in tapped.escaped)
-    numbers = sum(_beyond_activations(tapped, form) for form in forms.values())
+    again = tapped.reading.computed_again
+    numbers = sum(_beyond_activations(tapped, form, again) for form in forms.values())
     intermediates = [
         gram.largest()
         for one in wanted
@@ -139,14 +140,16 @@ def _bytes(
     return activations, 2 * escaped + (numbers + max(intermediates, default=0) // count) * dtype.itemsize
 
 
-def _beyond_activations(tapped: TappedLoss, form: LeafForm) -> int:
-    """How many numbers per sample the factors of a gradient are, where they are larger than activations."""
-    numbers = 0
+def _beyond_activations(tapped: TappedLoss, form: LeafForm, again: Set[int]) -> int:
+    """How many numbers per sample the factors of a gradient are, where a gradient of the loss does not keep them."""
+    numbers, known = 0, list(tapped.reading.uses)
     for part in form.parts:
-        uses = [tapped.uses[place] for place in part.uses]
         if part.is_dense:
             numbers += math.prod(part.shape)
-        for use in uses:
+        elif any(known[place] in again for place in part.uses):
+            # As they leave the backward pass, with the turns of a loop in front, and once more as Grams take them.
+            numbers += 2 * part.numbers_per_sample()
+        for use in (tapped.uses[place] for place in part.uses):
             if use.kind == "convolution":
                 numbers += part.numbers_per_sample()
             if use.kind == "rows":

@@ -52,6 +52,17 @@ class Reading(NamedTuple):
     escaped: dict[int, str]
     outputs: tuple[Fact, ...]
 
+    @property
+    def computed_again(self) -> set[int]:
+        """The uses inside of rematerialised calls, whose factors a gradient of the program does not keep."""
+        found: set[int] = set()
+        for step in self.steps:
+            if isinstance(step.action, Entered) and step.action.remat is not None:
+                found |= step.uses.keys()
+            elif step.body is not None:
+                found |= step.body.computed_again
+        return found
+
 
 def read(program: core.ClosedJaxpr, facts: Sequence[Fact], numbers: Iterator[int]) -> Reading:
     """Read a program, and all programs inside of it, each once.

@@ -12,7 +12,7 @@ from .._keys import IMPLEMENTATION
 from ._axes import SEED
 from ._in_memory import Memory
 from ._plan import Plan, versions
-from ._store import IDENTITY, Store
+from ._store import IDENTITY, IN_TURN, Store
 
 
 def attributes_of(plan: Plan) -> dict[str, str]:
@@ -41,7 +41,7 @@ def dataset_of(plan: Plan, kept: Memory | Store, attributes: Mapping[str, str]) 
     """
     data = _stored(kept) if isinstance(kept, Store) else _remembered(plan, kept, attributes)
     axes = plan.grid.axes
-    done = data["done"].load()
+    done = data["done"].copy(data=kept.done())
     is_complete = bool(done.all())
     names = {output.name for output in plan.recorded if output.is_coordinate}
     if not is_complete:
@@ -59,7 +59,8 @@ def dataset_of(plan: Plan, kept: Memory | Store, attributes: Mapping[str, str]) 
 
 def _stored(store: Store) -> xarray.Dataset:
     data = store.dataset()
-    data.attrs.pop(IDENTITY, None)
+    for name in (IDENTITY, IN_TURN):
+        data.attrs.pop(name, None)
     return data
 
 

@@ -1,5 +1,6 @@
 """Computing units, and finding the runs that raise among those of a unit."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ from ._traced_run import Batch, Program, trace
 from ._units import Grid, Unit
 
 Results = dict[str, np.ndarray]
+# One after the other is chosen if it is faster by more than two clocks of one program differ.
+CLEARLY = 0.8
 
 
 class Block(NamedTuple):
@@ -35,6 +38,10 @@ class Engine:
         key: the data of the key of the sweep.
         kept: the names of the results to keep.
         programs: programs traced already.
+        unroll: see `trace`.
+        in_turn: where the static axes are at these positions, whether runs are taken one after the other.
+        remember: where that is not known for a program with convolutions it is timed on the first unit, and this is
+            told. Without it such runs are taken all at once, as all others are.
     """
 
     def __init__(
@@ -44,15 +51,20 @@ class Engine:
         key: np.ndarray,
         kept: Sequence[str],
         programs: Mapping[tuple[int, ...], Program] | None = None,
+        unroll: int | None = None,
+        in_turn: Mapping[tuple[int, ...], bool] | None = None,
+        remember: Callable[[tuple[int, ...], bool], None] | None = None,
     ):
         self._run, self._grid, self._key, self._kept = run, grid, key, tuple(kept)
+        self._unroll, self._in_turn, self._remember = unroll, dict(in_turn or {}), remember
         self._traced_runs = dict(programs or {})
         self._compiled: tuple[tuple[int, ...], Batch] | None = None
 
     def program(self, group: tuple[int, ...]) -> Program:
         """The program at a position of the static axes."""
         if group not in self._traced_runs:
-            self._traced_runs[group] = trace(self._run, self._grid.axes, self._grid.static_point(group))
+            point = self._grid.static_point(group)
+            self._traced_runs[group] = trace(self._run, self._grid.axes, point, self._unroll)
         return self._traced_runs[group]
 
     def compute(self, unit: Unit) -> Block:
@@ -63,7 +75,7 @@ class Engine:
         """
         words, numbers = self._grid.inputs(unit)
         count = int(np.prod(unit.shape))
-        batch = self._batch(unit.group)
+        batch = self._batch(unit.group, words, numbers)
 
         def attempt(lanes: np.ndarray) -> Results:
             return batch(self._key, words[lanes], [number[lanes] for number in numbers])
@@ -74,12 +86,32 @@ class Engine:
         arrays = {name: value[:count].reshape(unit.shape + value.shape[1:]) for name, value in results.items()}
         return Block(arrays, done.reshape(unit.shape), failures)
 
-    def _batch(self, group: tuple[int, ...]) -> Batch:
+    def _batch(self, group: tuple[int, ...], words: np.ndarray, numbers: list[np.ndarray]) -> Batch:
         compiled = self._compiled  # taken once: threads of one process share an engine
         if compiled is None or compiled[0] != group:
-            compiled = group, Batch(self.program(group), self._kept, self._grid.batch_size)
+            compiled = group, self._compile(group, words, numbers)
             self._compiled = compiled
         return compiled[1]
+
+    def _compile(self, group: tuple[int, ...], words: np.ndarray, numbers: list[np.ndarray]) -> Batch:
+        program, size = self.program(group), self._grid.batch_size
+        if group in self._in_turn or self._remember is None or not program.convolves or size == 1:
+            return Batch(program, self._kept, size, self._in_turn.get(group, False))
+        ways = {in_turn: Batch(program, self._kept, size, in_turn) for in_turn in (False, True)}
+        try:
+            seconds = {in_turn: _seconds(batch, self._key, words, numbers) for in_turn, batch in ways.items()}
+            chosen = seconds[True] < CLEARLY * seconds[False]
+        except Exception:  # of a run that raises, which is found out where it is computed
+            chosen = False
+        self._in_turn[group] = chosen
+        self._remember(group, chosen)
+        return ways[chosen]
+
+
+def _seconds(batch: Batch, key: np.ndarray, words: np.ndarray, numbers: list[np.ndarray]) -> float:
+    start = time.perf_counter()
+    batch(key, words, numbers)
+    return time.perf_counter() - start
 
 
 def run_all(attempt: Callable[[np.ndarray], Results], lanes: int, count: int) -> tuple[Results, dict[int, str]]:

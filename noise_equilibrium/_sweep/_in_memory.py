@@ -1,12 +1,12 @@
 """The results of a sweep without a store."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from ._engine import Block
 from ._plan import Plan
-from ._units import Unit
+from ._units import Grid, Unit
 
 
 class Memory:
@@ -28,6 +28,13 @@ class Memory:
         for name, array in block.arrays.items():
             self._arrays[name][unit.region] = array
         self._done[unit.region] = block.done
+
+    def in_turn(self, grid: Grid, groups: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], bool]:
+        """Nothing is known beforehand."""
+        return {}
+
+    def remember(self, grid: Grid, group: tuple[int, ...], in_turn: bool) -> None:
+        """Nothing comes after this call."""
 
     def done(self) -> np.ndarray:
         """Which runs are done."""

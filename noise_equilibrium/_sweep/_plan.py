@@ -31,6 +31,7 @@ class Plan(NamedTuple):
         constants: the coordinates that are the same for all runs; they are not stored run by run.
         programs: for each position on the static axes its program.
         raised: for each position where `run` raised what it raised.
+        unroll: the steps in a turn of the loops, as the user asked for.
     """
 
     grid: Grid
@@ -40,6 +41,7 @@ class Plan(NamedTuple):
     constants: tuple[str, ...]
     programs: dict[tuple[int, ...], Program]
     raised: dict[tuple[int, ...], BaseException]
+    unroll: int | None = None
 
     @property
     def recorded(self) -> tuple[Output, ...]:
@@ -105,6 +107,7 @@ def make_plan(
     key: PRNGKeyArray,
     unit: int | None,
     stored: tuple[int, ...] | None = None,
+    unroll: int | None = None,
 ) -> Plan:
     """Trace a run at every point of the static axes, and cut the sweep into units.
 
@@ -115,6 +118,7 @@ def make_plan(
         key: the key of the sweep.
         unit: the number of runs in a unit that the user asked for.
         stored: the extents of the units of an existing store, which hold unless the user asks for others.
+        unroll: see `trace`.
 
     Raises:
         ValueError: if the results differ in names, shapes or dtypes between cells, and what `trace` raises.
@@ -126,7 +130,7 @@ def make_plan(
     for group in itertools.product(*(range(len(axis.values)) for axis in static)):
         point = {axis.name: axis.values[place] for axis, place in zip(static, group, strict=True)}
         try:
-            programs[group] = trace(run, axes, point)
+            programs[group] = trace(run, axes, point, unroll)
         except RunRaised as error:
             raised[group] = error.reason
             continue
@@ -156,7 +160,7 @@ def make_plan(
     else:
         extents = extents_of(axes, seeds, unit or runs_in_a_unit([program.work for program in programs.values()]))
     grid = Grid(axes, seeds, extents)
-    return Plan(grid, np.asarray(jax.random.key_data(key)), outputs, varies, constants, programs, raised)
+    return Plan(grid, np.asarray(jax.random.key_data(key)), outputs, varies, constants, programs, raised, unroll)
 
 
 def _require_same(programs: Mapping[tuple[int, ...], Program], group: tuple[int, ...], static: list[Axis]) -> None:

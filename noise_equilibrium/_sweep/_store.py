@@ -6,11 +6,12 @@ but `done` says what is finished: a unit that was interrupted is computed again,
 is built beside its place and renamed. What is not promised is what a file system loses when the power fails.
 """
 
+import json
 import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ._plan import Plan, differences
 from ._units import Grid, Unit
 
 IDENTITY = "sweep"  # the attribute with what must agree
+IN_TURN = "in turn"  # the attribute with what was found faster
 FRESH = "remove it, or give store= another path"
 
 
@@ -48,15 +50,50 @@ class Store:
 
     def done(self) -> np.ndarray:
         """Which runs are done."""
-        return np.asarray(self._arrays["done"][...])
+        return self._flags("done")
 
     def diverged(self) -> np.ndarray:
         """Which runs have diverged, where they are done."""
-        return np.asarray(self._arrays["diverged"][...])
+        return self._flags("diverged")
+
+    def _flags(self, name: str) -> np.ndarray:
+        """A flag of every run, from the files themselves: zarr takes some twenty times as long for each."""
+        array = self._arrays[name]
+        if array.compressors:  # of a store that an earlier version made
+            return np.asarray(array[...])
+        flags = np.zeros(array.shape, bool)
+        for place, content in _chunks(str(self.path / name / "c"), array.ndim):
+            region = tuple(slice(i * n, (i + 1) * n) for i, n in zip(place, array.chunks, strict=True))
+            inside = flags[region]  # a chunk at the end of an axis is filled up
+            inside[...] = np.frombuffer(content, bool).reshape(array.chunks)[tuple(slice(n) for n in inside.shape)]
+        return flags
+
+    def in_turn(self, grid: Grid, groups: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], bool]:
+        """For each program of which it is known whether its runs are taken one after the other."""
+        known: Any = self._group.attrs.get(IN_TURN, {})
+        named = {group: json.dumps(grid.static_point(group)) for group in groups}
+        return {group: known[name] for group, name in named.items() if name in known}
+
+    def remember(self, grid: Grid, group: tuple[int, ...], in_turn: bool) -> None:
+        """Keep what was found, so that the next call takes the runs in the same way."""
+        known: Any = self._group.attrs.get(IN_TURN, {})
+        self._group.attrs[IN_TURN] = {json.dumps(grid.static_point(group)): in_turn} | known
+        _consolidate(self.path)
 
     def dataset(self) -> xarray.Dataset:
         """All that is in the store; arrays are read when they are used."""
         return xarray.open_zarr(self.path, chunks=None, consolidated=False, zarr_format=3)
+
+
+def _chunks(folder: str, depth: int, place: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], bytes]]:
+    """Place and content of every chunk of an array that has been written."""
+    if depth == 0:
+        with open(folder, "rb") as file:
+            yield place, file.read()
+    elif os.path.isdir(folder):
+        for name in os.listdir(folder):
+            if name.isdecimal():  # and no file that is being written
+                yield from _chunks(os.path.join(folder, name), depth - 1, (*place, int(name)))
 
 
 def store_path(store: Any) -> Path:
@@ -156,10 +193,10 @@ def _build(
 
 def _create_arrays(group: Any, grid: Grid, plan: Plan) -> None:
     names = (*(axis.name for axis in grid.axes), SEED)
-    for name, dims, shape, dtype in [
-        *((output.name, output.dims, output.shape, output.dtype) for output in plan.recorded),
-        ("diverged", (), (), "bool"),
-        ("done", (), (), "bool"),
+    for name, dims, shape, dtype, options in [
+        *((output.name, output.dims, output.shape, output.dtype, {}) for output in plan.recorded),
+        ("diverged", (), (), "bool", {"compressors": None}),
+        ("done", (), (), "bool", {"compressors": None}),
     ]:
         group.create_array(
             name,
@@ -169,6 +206,7 @@ def _create_arrays(group: Any, grid: Grid, plan: Plan) -> None:
             dimension_names=(*names, *dims),
             # What nobody has written reads as 0: `done` is False there.
             fill_value=0,
+            **options,
         )
 
 

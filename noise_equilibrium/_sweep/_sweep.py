@@ -1,5 +1,6 @@
 """`sweep`: seeds × hyper-parameters in one call."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from .._keys import as_key
+from .._validate import integer
 from ._axes import read_axes, read_seeds, require_arguments
 from ._errors import SweepError
 from ._plan import Plan, make_plan
@@ -33,6 +35,7 @@ def sweep(
     executor: Any = None,
     progress: bool = True,
     unit: int | None = None,
+    unroll: int | None = None,
 ) -> "xarray.Dataset":
     """Repeat a run over seeds and over all combinations of hyper-parameters.
 
@@ -60,6 +63,8 @@ def sweep(
         unit: the number of runs in a unit of work, and in a chunk of the store. If not given it is chosen, from the
             program alone, so that a unit takes about a second on one CPU core and at most about 256 MiB; a store keeps
             what was chosen when it was made. A GPU, or workers that are slow to start, deserve more.
+        unroll: how many steps make one turn of the loop of `simulate` and `resume` in `run`, see there; where these say
+            so themselves, that holds. A store does not mind another number.
 
     Returns:
         A data set with the results, by name, whose dimensions are the axes, `seed`, and those of the run; `diverged`,
@@ -89,6 +94,7 @@ def sweep(
     require_arguments(run, known_axes)
     if unit is not None and (not hasattr(unit, "__index__") or unit < 1):
         raise ValueError(f"unit is {unit!r}; expected a number of runs, at least 1, or None.")
+    unroll = None if unroll is None else integer(unroll, "unroll", 1)
     key = as_key(key, "sweep")
     from . import _dataset, _in_memory, _progress, _store, _workers
 
@@ -96,7 +102,7 @@ def sweep(
         _workers.require_executor(executor)
     path = None if store is None else _store.store_path(store)
     stored = None if path is None else _store.stored_extents(path)
-    plan = make_plan(run, known_axes, known_seeds, key, unit, stored)
+    plan = make_plan(run, known_axes, known_seeds, key, unit, stored, unroll)
     attributes = _dataset.attributes_of(plan)
     kept = _in_memory.Memory(plan) if path is None else _store.open_store(path, plan, attributes)
     done = kept.done().copy()
@@ -105,7 +111,7 @@ def sweep(
     bar = _progress.Progress(progress, done.size, int(done.sum()), diverged)
     failures = _raised_while_traced(plan)
     try:
-        outcomes = _workers.submit_all(executor, run, plan, units, path) if executor else _here(run, plan, units, kept)
+        outcomes = _workers.submit_all(executor, run, plan, units, kept) if executor else _here(run, plan, units, kept)
         for outcome in outcomes:
             if outcome.block is not None and isinstance(kept, _in_memory.Memory):
                 kept.write(outcome.unit, outcome.block)
@@ -129,7 +135,16 @@ def _here(run: Callable[..., Any], plan: Plan, units: list[Unit], kept: "Memory 
     from ._engine import Engine
     from ._workers import outcome_of
 
-    engine = Engine(run, plan.grid, plan.key, [output.name for output in plan.recorded], plan.programs)
+    engine = Engine(
+        run,
+        plan.grid,
+        plan.key,
+        [output.name for output in plan.recorded],
+        plan.programs,
+        plan.unroll,
+        kept.in_turn(plan.grid, plan.programs),
+        functools.partial(kept.remember, plan.grid),
+    )
     for unit in units:
         block = engine.compute(unit)
         try:

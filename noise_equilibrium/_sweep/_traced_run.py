@@ -3,7 +3,7 @@
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -14,11 +14,13 @@ from jax.interpreters.partial_eval import dce_jaxpr
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from .._dynamics import chooses, unrolled
+from .._jaxpr import programs_inside
 from .._keys import IMPLEMENTATION
+from .._work import Work, work_of
 from ._axes import SEED, Axis
 from ._results import Output, read_result
 from ._run_key import derive
-from ._work import Work, work_of
 
 RUNS = "runs"
 NEEDS_VALUE = (
@@ -51,6 +53,8 @@ class Program:
         inputs: the forms of its inputs.
         outputs: what it returns.
         varies: for each coordinate among them the traced axes, `seed` among them, on which it may depend.
+        convolves: whether it has convolutions, which many runs at once make grouped ones.
+        plain: the same with one step in a turn of every loop, where it is another program.
     """
 
     function: Callable[..., list[Any]]
@@ -58,13 +62,18 @@ class Program:
     inputs: tuple[jax.ShapeDtypeStruct, ...]
     outputs: tuple[Output, ...]
     varies: dict[str, frozenset[str]]
+    convolves: bool = False
+    plain: "Program | None" = None
 
     @functools.cached_property
     def digest(self) -> str:
         """A hash of the program as it is lowered, and of the arrays it closes over.
 
-        It is lowered for the CPU wherever the sweep runs, and without the locations in source files.
+        It is lowered for the CPU wherever the sweep runs, with one step in a turn of a loop however many there are
+        then, and without the locations in source files.
         """
+        if self.plain is not None:
+            return self.plain.digest
         lowered = jax.jit(self.evaluate).trace(self.consts, *self.inputs).lower(lowering_platforms=("cpu",))
         state = hashlib.sha256(lowered.as_text().encode())
         for const in self.consts:
@@ -96,13 +105,30 @@ class Program:
         return work_of(jax.make_jaxpr(batch)(*(_several(form, runs) for form in self.inputs)).jaxpr)
 
 
-def trace(run: Callable[..., Any], axes: tuple[Axis, ...], static: dict[str, Any]) -> Program:
+def trace(
+    run: Callable[..., Any], axes: tuple[Axis, ...], static: dict[str, Any], unroll: int | None = None
+) -> Program:
     """Trace a run at one point of the static axes.
+
+    Args:
+        run: the function of the user.
+        axes: the axes.
+        static: the values of those that are compiled in.
+        unroll: the steps in a turn of the loop of a run that does not say so itself; None to choose.
 
     Raises:
         ValueError: if the run needs the value of a traced number, or returns what a sweep cannot keep.
         RunRaised: if the run raises anything else.
     """
+    with unrolled(unroll):
+        program = _trace(run, axes, static)
+    if not chooses(unroll):
+        return program
+    with unrolled(1):
+        return replace(program, plain=_trace(run, axes, static))
+
+
+def _trace(run: Callable[..., Any], axes: tuple[Axis, ...], static: dict[str, Any]) -> Program:
     traced = [axis.name for axis in axes if axis.is_traced]
     outputs: tuple[Output, ...] = ()
 
@@ -141,7 +167,7 @@ def trace(run: Callable[..., Any], axes: tuple[Axis, ...], static: dict[str, Any
     varies = {
         name: frozenset(axis for axis, found in needs.items() if found[place]) for place, name in enumerate(names)
     }
-    return Program(function, list(closed.consts), inputs, outputs, varies)
+    return Program(function, list(closed.consts), inputs, outputs, varies, _convolves(closed.jaxpr))
 
 
 def depends(function: Callable[..., list[Any]], inputs: Sequence[jax.ShapeDtypeStruct], place: int) -> list[bool]:
@@ -167,6 +193,13 @@ def depends(function: Callable[..., list[Any]], inputs: Sequence[jax.ShapeDtypeS
     return found or [False] * len(results)  # the rule is not asked if nothing has the axis
 
 
+def _convolves(jaxpr: Any) -> bool:
+    """Whether a program has convolutions, at any depth."""
+    return any(
+        eqn.primitive.name == "conv_general_dilated" or any(map(_convolves, programs_inside(eqn))) for eqn in jaxpr.eqns
+    )
+
+
 def _at(point: dict[str, Any]) -> str:
     return f" at {point}" if point else ""
 
@@ -178,9 +211,10 @@ class Batch:
         program: the program of one run.
         kept: the names of the outputs to return.
         size: the number of runs.
+        in_turn: whether each device takes one run after the other, and not all of its runs at once.
     """
 
-    def __init__(self, program: Program, kept: Sequence[str], size: int):
+    def __init__(self, program: Program, kept: Sequence[str], size: int, in_turn: bool = False):
         # A device without a run would compute one that is thrown away.
         devices = jax.local_devices()[:size]
         self._places = [place for place, output in enumerate(program.outputs) if output.name in kept]
@@ -194,6 +228,8 @@ class Batch:
 
         def batch(consts: list[Any], keys: Any, numbers: list[Any]) -> Any:
             one = functools.partial(self._one, program)
+            if in_turn:
+                return jax.lax.map(lambda inputs: one(consts, *inputs), (keys, numbers))
             return jax.vmap(one, in_axes=(None, 0, 0))(consts, keys, numbers)
 
         if len(devices) > 1:

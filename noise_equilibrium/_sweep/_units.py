@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._work import OPERATIONS_PER_SECOND, Work
 from ._axes import Axis
 from ._run_key import point_words
-from ._work import OPERATIONS_PER_SECOND, Work
 
 # A unit that is interrupted is computed again: about this much is lost of each worker. To write it takes milliseconds.
 UNIT_SECONDS = 1.0

@@ -5,6 +5,7 @@ task that is lost, or run twice, does no harm.
 """
 
 import functools
+import itertools
 import pickle
 import time
 from collections.abc import Callable, Iterator
@@ -17,12 +18,16 @@ import numpy as np
 
 from ._engine import Block, Engine
 from ._errors import SweepError
+from ._in_memory import Memory
 from ._plan import PINNED, Plan, versions
 from ._store import Store
 from ._units import Grid, Unit
 
 # Short against a unit, which takes about a second.
 POLL_SECONDS = 0.05
+# Tasks that an executor has at once: more than most clusters have workers. Every look is at all of them, and each
+# carries the job: without a bound the time to look would grow with the square of a sweep.
+WAITING = 4096
 
 
 class Job(NamedTuple):
@@ -37,6 +42,8 @@ class Job(NamedTuple):
         store: where to write; None to send the results back.
         wide: whether the sweep computes in double precision.
         versions: the versions of the process that sends it.
+        unroll: the steps in a turn of the loops, as the user asked for.
+        in_turn: for the programs of which a store knows it, whether runs are taken one after the other.
     """
 
     run: Callable[..., Any]
@@ -47,6 +54,8 @@ class Job(NamedTuple):
     store: Path | None
     wide: bool
     versions: dict[str, str]
+    unroll: int | None
+    in_turn: dict[tuple[int, ...], bool]
 
 
 class Outcome(NamedTuple):
@@ -103,7 +112,7 @@ class _Worker:
         if differing:
             said = ", ".join(f"{name} {here[name]} instead of {job.versions[name]}" for name in differing)
             raise ValueError(f"a worker has {said}; expected the same versions everywhere.")
-        self._engine = Engine(job.run, job.grid, job.key, job.kept)
+        self._engine = Engine(job.run, job.grid, job.key, job.kept, unroll=job.unroll, in_turn=job.in_turn)
         self._checked: set[tuple[int, ...]] = set()
         if job.store is not None and not job.store.is_dir():
             raise ValueError(f"a worker does not see the store {job.store}; expected a folder that all of them share.")
@@ -143,7 +152,7 @@ def require_executor(executor: Any) -> None:
 
 
 def submit_all(
-    executor: Any, run: Callable[..., Any], plan: Plan, units: list[Unit], store: Path | None
+    executor: Any, run: Callable[..., Any], plan: Plan, units: list[Unit], kept: Memory | Store
 ) -> Iterator[Outcome]:
     """Hand units to an executor, and tell what became of each as it ends.
 
@@ -157,13 +166,21 @@ def submit_all(
         plan.key,
         (*(output.name for output in plan.recorded),),
         {group: program.digest for group, program in plan.programs.items()},
-        store,
+        kept.path if isinstance(kept, Store) else None,
         jnp.result_type(float) == jnp.float64,
         versions(),
+        plan.unroll,
+        kept.in_turn(plan.grid, plan.programs),
     )
     content = _pickled(job)
     attempt = time.time_ns()  # dask takes equal tasks for one and the same
-    waiting = [(unit, executor.submit(pickle.loads, pickle.dumps(_Task(content, unit, attempt)))) for unit in units]
+    ahead = iter(units)
+
+    def submitted(count: int) -> list[tuple[Unit, Any]]:
+        chosen = itertools.islice(ahead, count)
+        return [(unit, executor.submit(pickle.loads, pickle.dumps(_Task(content, unit, attempt)))) for unit in chosen]
+
+    waiting = submitted(WAITING)
     try:
         while waiting:
             left = []
@@ -175,6 +192,7 @@ def submit_all(
             if len(left) == len(waiting):
                 time.sleep(POLL_SECONDS)
             waiting = left
+            waiting += submitted(WAITING - len(waiting))
     finally:
         for _, future in waiting:
             getattr(future, "cancel", lambda: None)()

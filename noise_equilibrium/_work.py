@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._jaxpr import COSTLY, programs_inside
+from ._jaxpr import COSTLY, programs_inside
 
 # Operations, of which one CPU core does some 4e9 in a second: one for each element that a vectorised loop adds or
 # multiplies. What other work is worth was measured on that core.
