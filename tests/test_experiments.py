@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 import noise_equilibrium as ne
 from experiments.__main__ import EXPERIMENTS, use_devices
-from experiments._metrics import Metric, table, within
+from experiments._metrics import Metric, of_runs, table, within, worst_of
 from experiments._output import Output
 from experiments._registry import STUDIES
 from experiments.alignment._network import relative_distance, worst
@@ -36,10 +36,46 @@ def test_a_mark_from_errors_is_four_of_them_and_the_bias():
     assert not within("m", 1.0, 1.0, math.nan).passed  # an error that could not be estimated proves nothing
 
 
+def test_a_mark_from_runs_has_their_standard_error():
+    metric = of_runs("m", 2.0, np.array([1.0, 2.0, 3.0, 4.0]), bias=0.5)
+    error = np.std([1, 2, 3, 4], ddof=1) / 2
+    assert metric.error == pytest.approx(error)
+    assert metric.measured == 2.5
+    assert metric.high == pytest.approx(2.5 + 4 * error)
+    assert not of_runs("m", 1.0, np.array([1.0])).passed  # one run tells nothing of its error
+
+
+def test_the_worst_metric_is_the_one_with_the_least_room():
+    near, far, none = (
+        within("a", 1, 1.1, 0.01, bias=0.2),
+        within("b", 1, 1.1, 0.01, bias=0.07),
+        Metric("c", 1, math.nan),
+    )
+    assert worst_of([near, far]) is far
+    assert worst_of([near, within("n", 1.0, math.nan, 0.1)]).name == "n"
+    assert none.result == "FAIL"
+
+
+def test_what_is_reported_is_not_passed():
+    assert Metric("m", 1, 5.0).result == "reported"
+    assert "pass" not in table([Metric("m", 1, 5.0)])
+    assert Metric("m", 1, 5.0, 0, 6).result == "pass"
+
+
+def test_clouds_of_points_are_pixels_in_a_vector_figure(tmp_path):
+    drawing = Figure()
+    axes = drawing.subplots()
+    axes.scatter(*np.random.default_rng(0).normal(size=(2, 5000)))
+    axes.plot(np.arange(100))
+    Output("unused", tmp_path / "new").write([], {}, drawing)
+    assert (tmp_path / "new" / "figure.svg").stat().st_size < 200_000
+
+
 def test_an_output_folder_holds_figure_data_and_strict_json(tmp_path):
     metrics = [Metric("a", None, 0.5, high=1), Metric("b", 0, math.nan, low=1)]
     Output("unused", tmp_path / "new").write(metrics, {"x": np.arange(3)}, Figure())
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["data.npz", "figure.png", "metrics.json"]
+    written = sorted(path.name for path in (tmp_path / "new").iterdir())
+    assert written == ["data.npz", "figure.png", "figure.svg", "metrics.json"]
     entries = json.loads((tmp_path / "new" / "metrics.json").read_text(), parse_constant=pytest.fail)
     assert [entry["pass"] for entry in entries] == [True, False]
     assert {"predicted", "measured", "tolerance"} <= entries[0].keys()
