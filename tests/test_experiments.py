@@ -8,10 +8,11 @@ import sys
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from scipy import stats
 
 import noise_equilibrium as ne
 from experiments.__main__ import EXPERIMENTS, use_devices
-from experiments._metrics import Metric, of_runs, table, within, worst_of
+from experiments._metrics import Metric, extrapolated, of_runs, table, within, worst_of
 from experiments._output import Output
 from experiments._registry import STUDIES
 from experiments.alignment._network import relative_distance, worst
@@ -41,8 +42,18 @@ def test_a_mark_from_runs_has_their_standard_error():
     error = np.std([1, 2, 3, 4], ddof=1) / 2
     assert metric.error == pytest.approx(error)
     assert metric.measured == 2.5
-    assert metric.high == pytest.approx(2.5 + 4 * error)
+    assert metric.high == pytest.approx(2.5 + stats.t.isf(stats.norm.sf(4), 3) * error)
+    many = np.random.default_rng(0).normal(1.0, 1.0, 10_000)
+    assert of_runs("m", 1.0, many).high == pytest.approx(1 + 4 * 0.01, abs=1e-3)
     assert not of_runs("m", 1.0, np.array([1.0])).passed  # one run tells nothing of its error
+
+
+def test_the_limit_of_a_small_rate_is_free_of_what_is_linear_in_it():
+    noise = np.random.default_rng(0).normal(0, 0.01, (2, 32))
+    metric = extrapolated("m", 2.0, 2.0 + 0.4 + noise[0], 2.0 + 0.2 + noise[1])
+    assert metric.passed
+    assert metric.error == pytest.approx(5**0.5 * 0.01 / 32**0.5, rel=0.3)
+    assert not of_runs("m", 2.0, 2.2 + noise[1]).passed
 
 
 def test_the_worst_metric_is_the_one_with_the_least_room():

@@ -282,7 +282,7 @@ SECTIONS = (
                 ("exact.two_layer_equilibrium",),
                 "convergence",
                 ("",),
-                "For S < d/2 the residual at rest is above 1.8√ρ by its closed form, which is the mark there.",
+                "Marks are the closed form ± errors ± O(η); for S ≤ d/2 it lies above the 1.8√ρ of larger batches.",
             ),
             Statement(
                 "Eqs. (16)–(19), Theorem 5.4",
