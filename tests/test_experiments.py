@@ -138,7 +138,7 @@ def test_devices_are_taken_out_of_the_command_line(monkeypatch):
 def test_the_frontier_of_stability_against_the_dense_second_moment(rank):
     """The second moment of the gap, E[Δ ⊗ Δ], neither grows nor shrinks there; x with exact fourth moments."""
     d, width, rate = 3, 1 if rank == 1 else 4, 0.05
-    task = Task("", d, rank, width, rate, rate, 1, 1, 0.1, batch=4)
+    task = Task("", d, rank, width, rate, rate, 1, 1, rate, 1, batch=4)
     total = float(task.frontier(np.array([rate]))[0]) / (2 * d)  # ‖U‖² + ‖W‖²
     if rank == 1:
         a = total / 2 + np.sqrt(total**2 / 4 - 1)

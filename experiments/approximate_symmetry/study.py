@@ -251,7 +251,7 @@ def _metrics(preset: Preset, theory: dict[float, list[Any]], arrays: dict[str, n
         )
     ratio = rates[0] / rates[-1]
     weights = np.array([-1, ratio]) / (ratio - 1)
-    second = (5.5 * rates[0]) ** 2  # what is of order η² at the larger of both
+    second = 2 * (5.5 * rates[0]) ** 2  # what is of order η²: of (ηh)² at the larger of both, with room for its factor
 
     def limit(label: str, places: list[int], values: np.ndarray, errors: np.ndarray, target: np.ndarray) -> Metric:
         """The one that is nearest to failing of these ζ."""

@@ -122,7 +122,7 @@ DEVIATIONS: dict[str, tuple[tuple[str, str], ...]] = {
         ("alignment of all runs", "runs that lose rank are counted, and compared with nothing"),
     ),
     "flat_or_sharp": (
-        ("d, d_h and η not known", "d = 6, d_h = 10; η depends on φ_x, and every cell is run at η and η/2"),
+        ("d, d_h and η not known", "d = 6, d_h = 10; η depends on φ_x, and every cell is run at η and 1.5 η"),
     ),
     "moving_target": (("no experiment", "a synthetic flow, and a teacher that grows while SGD runs"),),
     "norm_growth": (

@@ -150,7 +150,8 @@ SECTIONS = (
             ),
             Statement(
                 "Section 4.2",
-                "t_erm = 1/h does not depend on σ², t_equi = 1/κ ∝ 1/σ²: a fast and a slow phase.",
+                "t_erm = 1/h does not depend on σ², t_equi = 1/κ ∝ 1/σ²: a fast phase, in which the noise has balanced "
+                "while the loss still falls, and a slow one.",
                 ("relaxation_rates", "time_scales", "orbit_flow"),
                 "time_scales",
                 ("",),
@@ -219,7 +220,7 @@ SECTIONS = (
                 ("exact.two_layer_equilibrium", "exact.residual_moments", "find_equilibrium"),
                 "identities",
                 ("Eq. (12)", "Eq. (13)", "Theorem 5.2"),
-                corrected="Γ contains the mean gradient, −KᵀK, which the paper leaves out; at the minimum K = 0, so that "
+                corrected="Γ contains the mean gradient, −KᵀK, which the paper leaves out; at the minimum K = 0, and "
                 "Theorem 5.2 is as printed.",
             ),
             Statement(
@@ -259,8 +260,8 @@ SECTIONS = (
                 ("exact.initial_hessian_trace", "exact.equilibrium_hessian_trace"),
                 "identities",
                 ("Eq. (15)",),
-                corrected="For d_h < d the unfitted part of x is noise too, and Tr∇²L is 2dd_h(a² + a⁻²) instead of the "
-                "4dd_h of the paper's rank argument; for d_h ≥ d it is as printed.",
+                corrected="For d_h < d the unfitted part of x is noise too: Tr∇²L is 2dd_h(a² + a⁻²), not the 4dd_h of "
+                "the paper's rank argument. For d_h ≥ d it is as printed.",
             ),
             Statement(
                 "Figure 3",
@@ -317,13 +318,24 @@ SECTIONS = (
         "Section 5.4 and Appendix A: beyond linear networks",
         (
             Statement(
-                "Eqs. (20)–(23)",
-                "Approximate symmetry ℓ₀ + ζℓ₁: the fixed point ζθᵀA∇ℓ₁ = σ²Tr[ΣA], and its displacement for large ζ.",
+                "Eq. (20)",
+                "Approximate symmetry ℓ₀ + ζℓ₁: SGD settles where ζθᵀA∇ℓ₁ = σ²Tr[ΣA].",
                 ("noether_flow", "find_equilibrium"),
                 "approximate_symmetry",
-                ("",),
-                "Eq. (20) errs by O(η) for discrete SGD, and (21) lacks a term of its own order; both corrections are "
-                "measured.",
+                ("η = ", "η → 0: Eq. (20)", "η → 0: mean charge"),
+                "Exact for the SDE; for SGD 2ζE[θᵀA∇ℓ₁] = ηE[ĝᵀAĝ] is exact and (20) errs by O(η), as both learning "
+                "rates show and their limit does not.",
+            ),
+            Statement(
+                "Eqs. (21)–(23)",
+                "Large ζ: (θ − θ*)ᵀHAθ* = σ²Tr[ΣA]; along an eigenvector θ − θ* = σ²Tr[ΣA]Aθ*/(h‖Aθ*‖²); θᵀAθ rises by "
+                "2σ²Tr[ΣA]/h for A ≻ 0, and falls for A ≺ 0.",
+                ("noether_flow", "models.scale_invariant"),
+                "approximate_symmetry",
+                ("η → 0: displacement", "A = "),
+                corrected="(21) lacks ζTr[AH₁Cov], a term of its own order. Signs are as printed, sizes are not: for a "
+                "pull ½ζ‖θ − a‖², k = h₀/(ζr²), the displacement is k/(1+k) of the printed (22), the rise of the "
+                "charge (1+2k)/(2+2k) of the printed (23).",
             ),
             Statement(
                 "Figures 6 and 9",
