@@ -57,5 +57,9 @@ def _points(artist: object) -> int:
         return np.size(artist.get_xdata()) * (5 if drawn_as_points else 1) // 4
     if isinstance(artist, Collection):
         offsets = len(np.atleast_2d(np.ma.getdata(artist.get_offsets())))
-        return max(offsets, *(len(path.vertices) for path in artist.get_paths()), 0) if artist.get_paths() else offsets
+        return (
+            max(offsets, *(np.shape(path.vertices)[0] for path in artist.get_paths()), 0)
+            if artist.get_paths()
+            else offsets
+        )
     return 0

@@ -226,13 +226,11 @@ def _metrics(arrays: dict[str, np.ndarray]) -> list[Metric]:
     for name in HEADS:
         moved, exact, sde = (arrays[f"{name}_flow_{what}"] for what in ("moved", "exact", "sde"))
         entries = moved.size * 2 // 3  # of symmetric matrices of size 3
-        drifts = [
-            np.linalg.norm(
-                arrays[f"{name}_{case}_charge"][:, -1] - arrays[f"{name}_{case}_charge"][:, 0],
-                axis=tuple(range(1, moved.ndim)),
-            )
+        changes = [
+            arrays[f"{name}_{case}_charge"][:, -1] - arrays[f"{name}_{case}_charge"][:, 0]
             for case in ("gd_short", "gd_quarter")
         ]
+        drifts = [np.linalg.norm(change.reshape(len(change), -1), axis=1) for change in changes]
         metrics += [
             # The SDE leaves out the mean gradient, and both ηh; curvatures h of the calm task are of order 1.
             within(

@@ -13,7 +13,15 @@ from jaxtyping import Array
 
 import noise_equilibrium as ne
 from experiments._metrics import Metric
-from noise_equilibrium.models import attention, deep_linear, deep_relu, normalized, rank_one, two_layer_linear
+from noise_equilibrium.models import (
+    attention,
+    deep_linear,
+    deep_relu,
+    normalized,
+    rank_one,
+    scale_invariant,
+    two_layer_linear,
+)
 
 LAW, DECAY = 0.01, 0.02  # σ² and γ
 D_IN, D_OUT, HIDDEN, DEEP = 3, 4, 5, (4, 5)
@@ -56,7 +64,24 @@ def _symmetries(rng: np.random.Generator) -> list[Metric]:
         "deep ReLU network": (deep_relu.relu.loss, (x, y), relu, deep_relu.symmetries(3)),
         "Net-A, Appendix A.1": (net_a.loss, (x, y), two, net_a.symmetries),
         "Net-B, Appendix A.1": (net_b.loss, (x, y), two, net_b.symmetries),
-        "attention, two heads": (heads.loss, tokens, attention.init(keys[3], D_IN, 2, D_OUT, 2), [heads.query_key]),
+        "rank one": (
+            rank_one.loss,
+            (x[:, 0], y[:, 0]),
+            rank_one.Params(jax.random.normal(keys[4], (3,)), jax.random.normal(keys[5], (3,))),
+            [rank_one.symmetry],
+        ),
+        "scale-invariant": (
+            scale_invariant.loss,
+            (x, y[:, 0]),
+            jax.random.normal(keys[6], (D_IN,)),
+            [scale_invariant.symmetry],
+        ),
+        "attention, two heads": (
+            heads.loss,
+            tokens,
+            attention.init(keys[3], D_IN, 2, D_OUT, 2),
+            [heads.query_key, heads.value_output],
+        ),
     }
     found = []
     for name, (loss, data, params, symmetries) in cases.items():

@@ -55,7 +55,7 @@ def _draw_noiseless(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
         axes.bar(where, values.mean(axis=1), 0.34, yerr=error, color=colors, alpha=shade, label=label)
         factors = np.array([1, *((1 + beta) / (1 - beta) for beta in BETAS)])
         height = factors * values[0].mean()
-        lines = "$(1+\\beta)/(1-\\beta)$ times SGD" if place == 1 else None
+        lines = "$(1+\\beta)/(1-\\beta)$ times SGD" if place == 1 else ""
         axes.hlines(height, where - 0.17, where + 0.17, color="black", lw=1.6, label=lines)
     axes.set(yscale="log", ylabel="$\\|Q_T-Q_0\\|$", xticks=range(len(names)))
     axes.set_xticklabels([name.replace(" ", "\n") for name in names], fontsize=8)

@@ -15,7 +15,7 @@ MEMORY = 0.999  # β₂
 class State(NamedTuple):
     """Of `one_number_per_matrix`: the number of steps, and means of the gradients and of their mean squares."""
 
-    count: Array
+    steps: Array
     mean: PyTree
     square: PyTree
 
@@ -36,7 +36,7 @@ def one_number_per_matrix(rate: float, memory: float = 0.9) -> optax.GradientTra
 
     def update(gradients: PyTree, state: State, params: PyTree = None) -> tuple[PyTree, State]:
         del params
-        count = state.count + 1
+        count = state.steps + 1
         mean = jax.tree_util.tree_map(lambda old, g: memory * old + (1 - memory) * g, state.mean, gradients)
         square = jax.tree_util.tree_map(
             lambda old, g: MEMORY * old + (1 - MEMORY) * jnp.mean(g**2), state.square, gradients

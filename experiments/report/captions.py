@@ -10,9 +10,9 @@ COLOURS = "Blue: SGD; orange, dashed: the SDE; brown, dash-dotted: GD; black: th
 CAPTIONS = {
     "alignment": (
         "Two-layer linear network UW. Left: loss and charge Q = UᵀU − WWᵀ, as its overlap with that of the start. "
-        f"{COLOURS} {BANDS} Middle: ten elements of Q along one run of SGD. Right: elements of the two sides of "
-        "Eq. (14) at the end of independent tasks with different teachers, covariances and starts; a point is one "
-        "element of one task, blue of SGD, brown crosses of GD."
+        f"{COLOURS} {BANDS} Middle: ten elements of Q along one run of SGD. Right: the two sides of Eq. (14) at the "
+        "end of tasks with one start and different teachers and covariances: one element of each run, as in the paper, "
+        "blue of SGD and brown crosses of GD; pale, all other elements."
     ),
     "alignment-digits": (
         "The same on handwritten digits. Left: loss, and how far the noise M₊ of U is from the noise M₋ of W. "
@@ -39,8 +39,8 @@ CAPTIONS = {
     "deep_linear": (
         "Deep linear networks. Left, above: the largest error of a Gram matrix against Theorem 5.4 of every run, "
         "filled from an aligned start, open from a standard one; below: singular values of the layers in the middle "
-        "over their predicted common value. Right: neighbouring layers of one run, W_1 and W_D whitened by Σ_x and "
-        "Σ_ε: equal for SGD by theory."
+        "over their predicted common value. Right: covariances of the activations h and of the errors δ at the hidden "
+        "layers of one run, of trace 1: equal at the equilibrium, which SGD reaches and GD does not."
     ),
     "flat_or_sharp": (
         "A linear autoencoder whose inputs have variance φ_x in half of the directions. Above: ‖U‖²/‖W‖², below: Tr∇²L "
@@ -50,6 +50,21 @@ CAPTIONS = {
     "identities": (
         "Exact statements on random instances: each dot is the relative error of one instance, each black bar the mark "
         "it has to stay below. Errors that are exactly zero lie at the left edge."
+    ),
+    "initialisation": (
+        "Left: distance of UUᵀ and WᵀW between runs with the same minibatches from different starts (solid) and of "
+        "different widths (dashed); blue: SGD, brown: GD; black: the slowest predicted rate. Right: change of the "
+        "charge under gradient flow and GD, one cross for each task."
+    ),
+    "pinning": (
+        "Where SGD rests between the minimum of the loss (0) and the equilibrium of the noise (1), against the "
+        "pinning number, for four neurons with a broken rescaling: points with three standard errors; lines: the "
+        "least entropic loss on the orbit (dotted) and of all parameters (solid). Of the normalisation: w² over that"
+        " of the minimum, less one."
+    ),
+    "weak_order": (
+        "(u w x − y)²: distance of the means of SGD and of its SDE after one time, with three standard errors, against "
+        "the learning rate."
     ),
     "moving_target": (
         "Left: E(C − C*)² of a synthetic flow with a target that drifts, diffuses or does both, with three standard "
@@ -74,7 +89,7 @@ CAPTIONS = {
     "representations": (
         "Two-layer networks with a nonlinearity. Above: entries of the two sides of Eq. (14), after division by "
         "their traces, at the end of SGD (blue) and of GD (brown); equal matrices lie on the diagonal. Below: cosine"
-        " of the traceless parts over Nη/S for different N, η and σ_x, with the value that random minima have "
+        " of the traceless parts over √N η/S for different N, η and σ_x, with the value that random minima have "
         "without any noise; and on digits with leaky ReLU, diagonal (protected by a symmetry) and off-diagonal "
         "entries of M₊ and M₋."
     ),
@@ -101,7 +116,7 @@ CAPTIONS = {
 
 DEVIATIONS: dict[str, tuple[tuple[str, str], ...]] = {
     "alignment": (
-        ("one point for each run, one start, other covariances", "5 (full: 10) random tasks with different starts"),
+        ("one start, other covariances", "8 (full: 16) tasks from one start with other covariances and teachers"),
         ("sizes not known", "d = 10, d_h = 14 in the quick report; isotropic part d = 30, d_h = 40 in the full one"),
         (
             "spread of the spectra not known",
@@ -121,6 +136,11 @@ DEVIATIONS: dict[str, tuple[tuple[str, str], ...]] = {
         ),
         ("alignment of all runs", "runs that lose rank are counted, and compared with nothing"),
     ),
+    "initialisation": (("a claim of the abstract", "linear networks, d = 4, widths 4 and 8, the same minibatches"),),
+    "pinning": (
+        ("no experiment", "neurons with two or three parameters, 24 inputs, each with both labels f(x) ± σ_ε"),
+    ),
+    "weak_order": (("no experiment", "two parameters, 8 samples"),),
     "flat_or_sharp": (
         ("d, d_h and η not known", "d = 6, d_h = 10; η depends on φ_x, and every cell is run at η and 1.5 η"),
     ),

@@ -51,7 +51,14 @@ SECTIONS = (
                 ("SDE", "SGD", "sample_noise", "gradient_covariance"),
                 "alignment",
                 ("isotropic, SDE − SGD", "isotropic, SDE:"),
-                "First order in η: `weak_error` measures by how much the two differ.",
+                "The curves of the charge; the order in η has the next row.",
+            ),
+            Statement(
+                "Eq. (1), order",
+                "SGD and this SDE differ by first order in η.",
+                ("weak_error", "WeakError", "SDE"),
+                "weak_order",
+                ("",),
             ),
             Statement(
                 "Eq. (2)",
@@ -70,6 +77,8 @@ SECTIONS = (
                     "deep linear network: largest",
                     "deep ReLU network: largest",
                     "attention, two heads: largest",
+                    "rank one: largest",
+                    "scale-invariant: largest",
                 ),
                 "Of every model that the studies use, exactly; approximate symmetries have a row of their own.",
             ),
@@ -86,7 +95,8 @@ SECTIONS = (
                 ("noether_flow",),
                 "identities",
                 ("Eq. (5)", "Eq. (29)"),
-                "The paper allows any J = ∇C; here J is linear in θ.",
+                "The paper allows any J = ∇C; here J is linear in θ, with ∇²C indefinite, or negative: C cannot rise"
+                " then.",
             ),
             Statement(
                 "Definition 4.1, Eq. (8)",
@@ -147,6 +157,23 @@ SECTIONS = (
                 "neuron_charges",
                 ("ReLU: |C_j", "leaky: |C_j", "two hidden layers"),
                 "All symmetries of a deep network are balanced jointly.",
+            ),
+            Statement(
+                "Initialisation independence",
+                "Where SGD ends does not depend on where it starts, nor on the width: runs with the same minibatches"
+                " end at the same point up to rotations. Where GD ends does.",
+                ("simulate", "Stream", "find_equilibrium"),
+                "initialisation",
+                ("same noise", "GD, "),
+                "The claim of the abstract, for linear networks; pathwise, not only in the mean.",
+            ),
+            Statement(
+                "Remark 4.4",
+                "Gradient flow has no such fixed point, GD has one, and SGD reaches it more easily.",
+                ("GradientFlow", "GD", "expected_charge_step"),
+                "initialisation",
+                ("Remark 4.4",),
+                "GD moves a charge by O(η) before its gradient is gone: it does not get there.",
             ),
             Statement(
                 "Section 4.2",
@@ -306,11 +333,20 @@ SECTIONS = (
             ),
             Statement(
                 "Figure 5",
-                "Theorem 5.4 in training, for three to five layers and wider ones.",
+                "Theorem 5.4 in training: SGD aligns and balances deep linear networks, GD does not.",
                 ("exact.deep_linear_equilibrium", "simulate"),
                 "deep_linear",
-                ("",),
-                "From a standard start the product can lose rank; only runs that kept it are compared.",
+                ("D = 3: largest", "D = 3: intermediate", "traces 2 and 5"),
+                "Compared are runs that keep the rank of the product.",
+            ),
+            Statement(
+                "Section 5.3, rank",
+                "From standard initialisations SGD goes to the solution of Theorem 5.4 at every depth.",
+                ("simulate", "models.deep_linear"),
+                "deep_linear",
+                ("D = 3: share", "D = 3: runs", "D = 5"),
+                fails="At five layers the noise of SGD lets a weak mode of the product die in many of the runs, so "
+                "that they end at another function; GD keeps the rank in all. At three layers nearly all keep it.",
             ),
         ),
     ),
@@ -342,8 +378,37 @@ SECTIONS = (
                 "Two-layer networks with tanh, swish and (leaky) ReLU learn aligned layers; GD does not.",
                 ("models.two_layer", "noise_moments"),
                 "representations",
+                ("tanh", "swish", "leaky_relu", "relu"),
+                "On fresh samples of small inputs; distances and cosines are those of approximate symmetries, and "
+                "theory names no numbers for them.",
+            ),
+            Statement(
+                "Section 5.4, few samples",
+                "Alignment of nonlinear networks on finite data, and where it comes from.",
+                ("models.two_layer", "noise_moments"),
+                "representations",
+                ("samples", "null"),
+                "It is the number of samples that undoes alignment, more so for small inputs. Runs at two learning "
+                "rates agree at one √N η/S, as a pull of order 1/√N along the orbit has it, and not at one Nη/S. A "
+                "minimum without any noise has a negative cosine: U is nearly the inverse of W.",
+            ),
+            Statement(
+                "Figure 6 on digits",
+                "Layers of nonlinear networks are aligned after training on handwritten digits.",
+                ("models.two_layer", "noise_moments", "data.digits"),
+                "representations",
+                ("digits",),
+                fails="Neither tanh nor leaky ReLU align all of both noises; the cosine is about that of GD. What an "
+                "exact symmetry protects does balance: the diagonal with leaky ReLU, a rescaling of every neuron.",
+            ),
+            Statement(
+                "Who wins, noise or loss",
+                "Along a broken symmetry the noise balances the charge for Π ≫ 1 and the loss holds it for Π ≪ 1.",
+                ("pinning", "rest_on_orbit", "entropic_loss"),
+                "pinning",
                 ("",),
-                "Approximate, because the symmetry is; where it breaks, the loss pulls against the noise.",
+                "Beyond the paper. SGD rests where the entropic loss is least over all parameters, which is further "
+                "than on the orbit alone; a candidate that is part of an exact symmetry is not held at all.",
             ),
             Statement(
                 "Eq. (24), Figure 1",
@@ -400,12 +465,22 @@ SECTIONS = (
                 ("",),
             ),
             Statement(
-                "Momentum and Adam",
-                "Momentum β is SGD of η/(1−β) to the charges; Adam breaks rotations and moves charges without noise.",
-                ("Optax",),
+                "Momentum",
+                "ΔC(θ − ηβ/(1−β) m) = η²/(1−β)² [ĝᵀAĝ + 2βmᵀAĝ] in every step: the noise acts as that of SGD at "
+                "η/(1−β), the mean gradient (1+β)/(1−β) times as much.",
+                ("Momentum", "expected_charge_step"),
                 "optimizers",
-                ("",),
-                "Where SGD with momentum and Adam end is reported without a mark.",
+                ("momentum", "SGD: "),
+            ),
+            Statement(
+                "Adam",
+                "With one number for each matrix it rests where n₊M₊ = n₋M₋, n the number of entries: ‖W‖²/‖U‖² = "
+                "(d_x/d_y)² where SGD has d_x/d_y.",
+                ("Preconditioned", "Optax", "find_equilibrium"),
+                "optimizers",
+                ("‖W‖²", "uneven", "one v", "Adam"),
+                "Ordinary Adam, with a number for each entry, is near it where gradients are even, commutes with no "
+                "rotation, and moves charges at first order in η. Spectra over a factor of 64 are reported.",
             ),
         ),
     ),

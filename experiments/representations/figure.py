@@ -14,7 +14,7 @@ NAMES = {"tanh": "tanh", "swish": "swish", "leaky_relu": "leaky ReLU", "relu": "
 def draw(
     arrays: dict[str, np.ndarray], activations: Sequence[str], table: Mapping[tuple[float, int, float], np.ndarray]
 ) -> Figure:
-    """Entries for each activation; cosines over Nη/S; entries on the digits."""
+    """Entries for each activation; cosines over √N η/S; entries on the digits."""
     with plots.figure(11.5, 6, columns=1) as (drawing, (whole,)):
         grid = whole.subplots(2, 4)
         for axes, name in zip(grid[0], activations, strict=True):
@@ -50,7 +50,7 @@ def _diagonal(axes: Axes) -> None:
 
 
 def _draw_table(axes: Axes, table: Mapping[tuple[float, int, float], np.ndarray], null: np.ndarray) -> None:
-    """Cosines over Nη/S of σ_x = 0.3."""
+    """Cosines over √N η/S of σ_x = 0.3."""
     low, high = np.quantile(null, [0.05, 0.95])
     axes.axhspan(low, high, color="0.85", lw=0, label="random minima")
     rates = sorted({rate for *_, rate in table})
@@ -58,9 +58,11 @@ def _draw_table(axes: Axes, table: Mapping[tuple[float, int, float], np.ndarray]
         chosen = {samples: values for (spread, samples, of), values in table.items() if spread == 0.3 and of == rate}
         for place, (samples, values) in enumerate(sorted(item for item in chosen.items() if item[0])):
             label = f"SGD, $\\eta = {rate:g}$" if place == 0 else None
-            axes.plot(np.full(len(values), samples * rate), values, marker, color=color, ms=4, alpha=0.7, label=label)
-    axes.set(xscale="log", xlabel="$N\\eta/S$", ylabel="cosine of $A$ and $B$", ylim=(-0.7, 1.05))
-    axes.set_xticks([5, 10, 20, 40, 80], ["5", "10", "20", "40", "80"])
+            axes.plot(
+                np.full(len(values), samples**0.5 * rate), values, marker, color=color, ms=4, alpha=0.7, label=label
+            )
+    axes.set(xscale="log", xlabel="$\\sqrt{N}\\,\\eta/S$", ylabel="cosine of $A$ and $B$", ylim=(-0.7, 1.05))
+    axes.set_xticks([0.3, 0.5, 1.0, 1.5], ["0.3", "0.5", "1", "1.5"])
     axes.minorticks_off()
     axes.set_title("tanh, $\\sigma_x = 0.3$: samples decide")
     axes.legend(fontsize=7.5, loc="lower right")
