@@ -1,9 +1,11 @@
 """The frame around the experiments: metrics that can fail, folders that are never overwritten, the command line."""
 
+import importlib.util
 import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -166,3 +168,17 @@ def test_a_quick_study_passes_every_metric(name, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_seeds_that_nobody_chose_follow_from_the_last_commit():
+    path = Path(__file__).parents[1] / "tools" / "fresh_seeds.py"
+    specification = importlib.util.spec_from_file_location("fresh_seeds", path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    first, again, later = (module.fresh_seeds(moment, 5) for moment in ("1700000000", "1700000000", "1700000001"))
+    assert first == again
+    assert len(set(first)) == 5
+    assert not set(first) & set(later)
+    assert module.last_commit()

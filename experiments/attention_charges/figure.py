@@ -30,7 +30,6 @@ def draw(arrays: dict[str, np.ndarray], names: tuple[str, ...]) -> Figure:
                 plots.runs(axes, time[0, shown], values[:, shown], series)
             axes.axhline(0, color="black", lw=0.9, ls=":", label="equilibrium")
             axes.set(
-                xscale="log",
                 xlabel="time $\\eta\\,\\times$ steps",
                 ylim=(-0.03, 1.05),
                 title=f"{name}: the noise balances",

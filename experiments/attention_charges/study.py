@@ -63,7 +63,7 @@ class Preset:
 
 
 FULL = Preset()
-QUICK = Preset(seeds=2, gd_steps=10_000, drift_steps=200, longest=4)
+QUICK = Preset(seeds=2, drift_steps=200, longest=4)
 
 
 class Loss(eqx.Module):

@@ -24,7 +24,7 @@ def draw(arrays: dict[str, np.ndarray], noises: tuple[float, ...]) -> Figure:
             for axes, value, base in ((above, _ratio, np.ones(len(spreads))), (below, _trace, _trace(balanced))):
                 for place, (name, series) in enumerate(KINDS.items()):
                     runs = value(arrays[f"run_{name}_{noise:g}"]) / base[:, None]
-                    if not name.startswith("gd"):  # extrapolated from η and 1.5 η to 0
+                    if name == "sgd":  # extrapolated from η and 1.5 η to 0; with decay each η has its own balance
                         runs = 3 * runs - 2 * value(arrays[f"run_{name}_fast_{noise:g}"]) / base[:, None]
                     axes.errorbar(
                         spreads * 1.04 ** (place - 1.5),  # side by side

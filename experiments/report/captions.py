@@ -44,8 +44,8 @@ CAPTIONS = {
     ),
     "flat_or_sharp": (
         "A linear autoencoder whose inputs have variance φ_x in half of the directions. Above: ‖U‖²/‖W‖², below: Tr∇²L "
-        "over that of the balanced minimum. Points: SGD and GD with and without weight decay, extrapolated to η → 0 "
-        "where filled, with three standard errors; lines: theory."
+        "over that of the balanced minimum. Points with three standard errors: SGD without decay extrapolated to "
+        "η → 0, the others at η; lines: theory."
     ),
     "identities": (
         "Exact statements on random instances: each dot is the relative error of one instance, each black bar the mark "
