@@ -25,9 +25,8 @@ def draw(arrays: dict[str, np.ndarray], names: tuple[str, ...]) -> Figure:
                 plus, minus, time = (
                     arrays[f"{name}_{case}_{what}"] for what in ("query_key_plus", "query_key_minus", "time")
                 )
-                shown = slice(1, None)  # a logarithmic axis has no 0
                 values = imbalance(plus, minus, lead=2)
-                plots.runs(axes, time[0, shown], values[:, shown], series)
+                plots.runs(axes, time[0], values, series)
             axes.axhline(0, color="black", lw=0.9, ls=":", label="equilibrium")
             axes.set(
                 xlabel="time $\\eta\\,\\times$ steps",
