@@ -181,11 +181,14 @@ def _equilibria(
         motion = relative_motion(starts["sgd"], found["sgd"].params)
         landing = np.asarray(invariant_grams(found["gd"].params))
         before = np.asarray(invariant_grams(starts["gd"]))
-        residual = max(float(equilibrium.residual) for equilibrium in found.values())
+        moments = [ne.noise_moments(problem, there.params, symmetry) for there in found.values()]
+        residual = max(
+            float(relative_distance(np.asarray(of.noise_plus), np.asarray(of.noise_minus))) for of in moments
+        )
         change = max(product_change(starts[name], found[name].params) for name in starts)
     distance, unmoved = (float(np.linalg.norm(grams - mean)) / fluctuation for grams in (landing, before))
     return [
-        Metric("isotropic, find_equilibrium: relative flow, worst of three starts", 0, residual, high=1e-9),
+        Metric("isotropic, find_equilibrium: imbalance of the noise, worst of three starts", 0, residual, high=1e-9),
         Metric("isotropic, find_equilibrium: change of UW, worst of three starts", 0, change, high=1e-12),
         Metric("isotropic, find_equilibrium: relative motion of SGD's end point", 0, motion, high=0.06),
         Metric("isotropic, from GD's end point to SGD's mean Grams, in fluctuations", 0, distance, high=1),

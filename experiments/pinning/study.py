@@ -177,7 +177,7 @@ def least_entropic(problem: ne.Problem, start: Params, law: ne.SGD) -> Params:
 
 
 def mean_charge(case: Case, problem: ne.Problem, centre: Params, law: ne.SGD) -> Array:
-    """C at the least entropic loss F and what SGD spreads around it adds, Tr[A Cov] with HCov + CovH = 2σ²Σ, H = ∇²F."""
+    """C at the least entropic loss F, and what SGD spreads around it: Tr[A Cov], HCov + CovH = 2σ²Σ, H = ∇²F."""
     flat, unflatten = ne.flatten(centre)
     hessian = jax.hessian(lambda flat: ne.entropic_loss(problem, unflatten(flat), law))(flat)
     generator = jax.hessian(lambda flat: case.symmetry.charge(unflatten(flat)))(flat) / 2

@@ -8,7 +8,7 @@ from experiments.report.about import about
 from experiments.report.rows import MEANING, TITLE, Content, Row, Verdict, figures, measured, number
 from experiments.report.runs import Result
 
-MANY = 16  # metrics of a row before they are folded
+MANY = 24  # metrics of a row before they are folded
 KINDS = {
     Verdict.HOLDS: "holds",
     Verdict.CORRECTED: "corrected",
@@ -37,8 +37,8 @@ th { color: var(--soft); font-weight: 500; text-align: left; } td, th { padding:
 .numbers td:not(:first-child), .numbers th:not(:first-child) { width: 6.5rem; white-space: nowrap; }
 tbody tr:nth-child(odd) { background: var(--shade); }
 figure { margin: .8rem 0; } figcaption { color: var(--soft); font-size: .85rem; }
-.box { overflow-x: auto; } .box img { width: 100%; min-width: 44rem; height: auto; }
-figure:target .box img { width: 100rem; max-width: none; } .fit { display: none; }
+.box { overflow-x: auto; } .box img { height: auto; }
+figure:target .box img { width: 100rem !important; max-width: none; } .fit { display: none; }
 figure:target .fit { display: inline; } figure:target .full { display: none; }
 summary { cursor: pointer; font-size: .9rem; } nav a { margin-right: 1rem; }
 pre { overflow-x: auto; background: var(--shade); padding: .7rem; font-size: .8rem; }
@@ -142,7 +142,7 @@ def _row(row: Row, places: dict[str, str]) -> str:
         f"<p>{text(statement.says)}</p>",
         f'<p class="where">in {where} · measured by {study} · <a href="#statements">↑ all statements</a></p>',
     ]
-    for beginning, words in (("As printed", statement.fails), ("Corrected", statement.corrected)):
+    for beginning, words in (("Fails as printed", statement.fails), ("Corrected", statement.corrected)):
         if words:
             parts.append(f"<p><strong>{beginning}:</strong> {text(words)}</p>")
     if statement.note:
@@ -200,9 +200,12 @@ def _figure(result: Result) -> str:
     vector = result.folder / "figure.svg"
     kind, source = ("svg+xml", vector) if vector.exists() else ("png", result.folder / "figure.png")
     image = base64.b64encode(source.read_bytes()).decode()
+    found = re.search(r'<svg [^>]*?width="([\d.]+)pt"', source.read_text(encoding="utf-8")) if kind != "png" else None
+    own = float(found[1]) / 12 if found else 60.0  # its own width in rem, at which its letters are those of the page
+    size = f"width: max(min(100%, {own:.0f}rem), {min(own, 44):.0f}rem)"  # where that is wider than a phone, it scrolls
     return (
         f'<span id="{name}"></span><figure id="{name}-large"><div class="box">'
-        f'<img alt="{escape(caption, quote=True)}" src="data:image/{kind};base64,{image}"></div>'
+        f'<img style="{size}" alt="{escape(caption, quote=True)}" src="data:image/{kind};base64,{image}"></div>'
         f"<figcaption>{text(caption)} <code>{escape(result.run.command)}</code> · "
         f'<a class="full" href="#{name}-large">full size</a><a class="fit" href="#{name}">fit to the page</a>'
         "</figcaption></figure>"

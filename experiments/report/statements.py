@@ -246,9 +246,9 @@ SECTIONS = (
                 "W Γ_W Wᵀ = Uᵀ Γ_U U at the equilibrium; at the global minimum it has a closed form.",
                 ("exact.two_layer_equilibrium", "exact.residual_moments", "find_equilibrium"),
                 "identities",
-                ("Eq. (12)", "Eq. (13)", "Theorem 5.2"),
-                "At rest the hidden axes turn where the spectra of inputs and noise are uneven, and the Grams lie beside "
-                "(14): by less than 1 % for spectra within a factor of 4.",
+                ("Eq. (13)", "Theorem 5.2"),
+                "At rest the hidden axes turn where spectra of inputs and noise are uneven, and Grams lie beside (14): "
+                "by less than 1 % for spectra within a factor of 4.",
                 corrected="Γ contains the mean gradient, −KᵀK, which the paper leaves out; at the minimum K = 0, and "
                 "Theorem 5.2 is as printed.",
             ),
