@@ -107,7 +107,8 @@ def _metrics(arrays: dict[str, np.ndarray]) -> list[Metric]:
             return int(np.sum(arrays[f"diverged_{task.name}_{kind}_{case}"] > 0))
 
         runs = len(arrays[f"diverged_{task.name}_{kinds[0]}_high"])
-        label, least = f"{task.name}, {kinds[0]}:", np.ceil(runs * 15 / 16)
+        label, least = f"{task.name}, {kinds[0]}:", np.ceil(runs * 3 / 4)
+        # Not all: the first steps throw a run now and then to where it is flat enough, before it can diverge.
         metrics += [
             Metric(f"{label} diverging runs of {runs} at the high rate", runs, diverged("high"), low=least),
             Metric(f"{label} diverging runs of {runs} with warmup", 0, diverged("warmup"), high=0),
