@@ -197,7 +197,7 @@ def _metrics(cases: list[Case], arrays: dict[str, np.ndarray]) -> list[Metric]:
         metrics.append(Metric(f"{title} SGD, standard start, worst of those of full rank", 0, worst, high=0.12))
         metrics += [
             Metric(f"{title} GD, standard start, least", None, float(gd[standard].min()), low=0.4),
-            Metric(f"{title} GD, aligned start, least", None, float(gd[aligned].min()), low=0.25),
+            Metric(f"{title} GD, aligned start, least", None, float(gd[aligned].min()), low=0.2),
         ]
         spread, mean = {}, {}
         for dynamics in ("sgd", "gd"):
@@ -208,7 +208,7 @@ def _metrics(cases: list[Case], arrays: dict[str, np.ndarray]) -> list[Metric]:
         title = f"{case.name}: intermediate singular values,"
         metrics += [
             Metric(f"{title} relative spread, SGD, worst", 0, float(spread["sgd"].max()), high=0.06),
-            Metric(f"{title} relative spread, GD, least layer", None, float(spread["gd"].mean(axis=0).min()), low=0.15),
+            Metric(f"{title} relative spread, GD, least layer", None, float(spread["gd"].mean(axis=0).min()), low=0.1),
             Metric(f"{title} mean over s, SGD, worst", 1, worst, 0.97, 1.03),
         ]
         if case.scales != (1.0, 1.0):
