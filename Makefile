@@ -4,6 +4,7 @@ PYTHON ?=
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 WORKERS ?= 2
+STUDIES ?= sign_alignment scale_circle
 
 # Tests that reach every room and take a minute together.
 SHAPES := $(addprefix tests/test_,validate.py models.py exact.py exponential_symmetry.py symmetry.py noise_trace.py \
@@ -17,7 +18,7 @@ DEVELOPING := test,experiments,libraries,dev
 DOCUMENTING := docs,experiments,libraries,cluster,notebook
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all shapes doctest docs browse report wheel lint format types clean
+.PHONY: help venv demo test test-all shapes doctest docs browse report seeds wheel lint format types clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)$$/  make \1	\2/p' Makefile | expand -t 18
@@ -27,6 +28,7 @@ help: ## show this list
 	@echo '  VENV         folder of the virtual environment (now: $(VENV))'
 	@echo '  CONSTRAINTS  pinned versions, used on Python 3.11 only; empty: none (now: $(CONSTRAINTS))'
 	@echo '  WORKERS      processes that run tests (now: $(WORKERS))'
+	@echo '  STUDIES      what `make seeds` runs (now: $(STUDIES))'
 
 venv: ## make the virtual environment, or renew it if pyproject.toml or the pinned versions changed
 	$(call install,$(DEVELOPING))
@@ -58,6 +60,9 @@ browse: docs ## open every page of the documentation in a browser without a wind
 report: ## the whole paper on one page: runs what is missing, a quarter of an hour on two cores
 	$(call install,experiments)
 	$(RUN) experiments report
+
+seeds: venv ## quick studies at two seeds that follow from the date of the last commit
+	"$(VENV)/bin/python" tools/fresh_seeds.py $(STUDIES)
 
 wheel: venv ## build the wheel, and run the README's example with it in an environment without this folder
 	PYTHON='$(VENV)/bin/python' CONSTRAINTS='$(CONSTRAINTS)' sh tools/check_wheel.sh

@@ -8,15 +8,18 @@ from experiments.convergence import Convergence
 from experiments.deep_linear import DeepLinear
 from experiments.flat_or_sharp import FlatOrSharp
 from experiments.identities import Identities
+from experiments.initialisation import Initialisation
 from experiments.moving_target import MovingTarget
 from experiments.neuron_charges import NeuronCharges
 from experiments.norm_growth import NormGrowth
 from experiments.optimizers import Optimizers
+from experiments.pinning import Pinning
 from experiments.representations import Representations
 from experiments.scale_circle import ScaleCircle
 from experiments.sign_alignment import SignAlignment
 from experiments.time_scales import TimeScales
 from experiments.warmup import Warmup
+from experiments.weak_order import WeakOrder
 
 STUDIES: dict[str, type[Study]] = {
     "alignment": Alignment,
@@ -26,13 +29,16 @@ STUDIES: dict[str, type[Study]] = {
     "deep_linear": DeepLinear,
     "flat_or_sharp": FlatOrSharp,
     "identities": Identities,
+    "initialisation": Initialisation,
     "moving_target": MovingTarget,
     "neuron_charges": NeuronCharges,
     "norm_growth": NormGrowth,
     "optimizers": Optimizers,
+    "pinning": Pinning,
     "representations": Representations,
     "scale_circle": ScaleCircle,
     "sign_alignment": SignAlignment,
     "time_scales": TimeScales,
     "warmup": Warmup,
+    "weak_order": WeakOrder,
 }

@@ -1,17 +1,20 @@
 """The frame around the experiments: metrics that can fail, folders that are never overwritten, the command line."""
 
+import importlib.util
 import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from scipy import stats
 
 import noise_equilibrium as ne
 from experiments.__main__ import EXPERIMENTS, use_devices
-from experiments._metrics import Metric, table, within
+from experiments._metrics import Metric, extrapolated, of_runs, table, within, worst_of
 from experiments._output import Output
 from experiments._registry import STUDIES
 from experiments.alignment._network import relative_distance, worst
@@ -36,10 +39,56 @@ def test_a_mark_from_errors_is_four_of_them_and_the_bias():
     assert not within("m", 1.0, 1.0, math.nan).passed  # an error that could not be estimated proves nothing
 
 
+def test_a_mark_from_runs_has_their_standard_error():
+    metric = of_runs("m", 2.0, np.array([1.0, 2.0, 3.0, 4.0]), bias=0.5)
+    error = np.std([1, 2, 3, 4], ddof=1) / 2
+    assert metric.error == pytest.approx(error)
+    assert metric.measured == 2.5
+    assert metric.high == pytest.approx(2.5 + stats.t.isf(stats.norm.sf(4), 3) * error)
+    many = np.random.default_rng(0).normal(1.0, 1.0, 10_000)
+    assert of_runs("m", 1.0, many).high == pytest.approx(1 + 4 * 0.01, abs=1e-3)
+    assert not of_runs("m", 1.0, np.array([1.0])).passed  # one run tells nothing of its error
+
+
+def test_the_limit_of_a_small_rate_is_free_of_what_is_linear_in_it():
+    noise = np.random.default_rng(0).normal(0, 0.01, (2, 32))
+    metric = extrapolated("m", 2.0, 2.0 + 0.4 + noise[0], 2.0 + 0.2 + noise[1])
+    assert metric.passed
+    assert metric.error == pytest.approx(5**0.5 * 0.01 / 32**0.5, rel=0.3)
+    assert not of_runs("m", 2.0, 2.2 + noise[1]).passed
+
+
+def test_the_worst_metric_is_the_one_with_the_least_room():
+    near, far, none = (
+        within("a", 1, 1.1, 0.01, bias=0.2),
+        within("b", 1, 1.1, 0.01, bias=0.07),
+        Metric("c", 1, math.nan),
+    )
+    assert worst_of([near, far]) is far
+    assert worst_of([near, within("n", 1.0, math.nan, 0.1)]).name == "n"
+    assert none.result == "FAIL"
+
+
+def test_what_is_reported_is_not_passed():
+    assert Metric("m", 1, 5.0).result == "reported"
+    assert "pass" not in table([Metric("m", 1, 5.0)])
+    assert Metric("m", 1, 5.0, 0, 6).result == "pass"
+
+
+def test_clouds_of_points_are_pixels_in_a_vector_figure(tmp_path):
+    drawing = Figure()
+    axes = drawing.subplots()
+    axes.scatter(*np.random.default_rng(0).normal(size=(2, 5000)))
+    axes.plot(np.arange(100))
+    Output("unused", tmp_path / "new").write([], {}, drawing)
+    assert (tmp_path / "new" / "figure.svg").stat().st_size < 200_000
+
+
 def test_an_output_folder_holds_figure_data_and_strict_json(tmp_path):
     metrics = [Metric("a", None, 0.5, high=1), Metric("b", 0, math.nan, low=1)]
     Output("unused", tmp_path / "new").write(metrics, {"x": np.arange(3)}, Figure())
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["data.npz", "figure.png", "metrics.json"]
+    written = sorted(path.name for path in (tmp_path / "new").iterdir())
+    assert written == ["data.npz", "figure.png", "figure.svg", "metrics.json"]
     entries = json.loads((tmp_path / "new" / "metrics.json").read_text(), parse_constant=pytest.fail)
     assert [entry["pass"] for entry in entries] == [True, False]
     assert {"predicted", "measured", "tolerance"} <= entries[0].keys()
@@ -91,7 +140,7 @@ def test_devices_are_taken_out_of_the_command_line(monkeypatch):
 def test_the_frontier_of_stability_against_the_dense_second_moment(rank):
     """The second moment of the gap, E[Δ ⊗ Δ], neither grows nor shrinks there; x with exact fourth moments."""
     d, width, rate = 3, 1 if rank == 1 else 4, 0.05
-    task = Task("", d, rank, width, rate, rate, 1, 1, 0.1, batch=4)
+    task = Task("", d, rank, width, rate, rate, 1, 1, rate, 1, batch=4)
     total = float(task.frontier(np.array([rate]))[0]) / (2 * d)  # ‖U‖² + ‖W‖²
     if rank == 1:
         a = total / 2 + np.sqrt(total**2 / 4 - 1)
@@ -119,3 +168,17 @@ def test_a_quick_study_passes_every_metric(name, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_seeds_that_nobody_chose_follow_from_the_last_commit():
+    path = Path(__file__).parents[1] / "tools" / "fresh_seeds.py"
+    specification = importlib.util.spec_from_file_location("fresh_seeds", path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    first, again, later = (module.fresh_seeds(moment, 5) for moment in ("1700000000", "1700000000", "1700000001"))
+    assert first == again
+    assert len(set(first)) == 5
+    assert not set(first) & set(later)
+    assert module.last_commit()

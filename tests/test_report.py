@@ -4,6 +4,7 @@ import ast
 import json
 import re
 from functools import reduce
+from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
@@ -14,10 +15,12 @@ from experiments._output import Output
 from experiments._registry import STUDIES
 from experiments.report import build as building
 from experiments.report import runs as running
+from experiments.report.about import about
+from experiments.report.captions import CAPTIONS, DEVIATIONS
 from experiments.report.page import text
-from experiments.report.rows import join
+from experiments.report.rows import Row, Verdict, join
 from experiments.report.runs import Result, Run, all_runs, key, load, make
-from experiments.report.statements import SECTIONS
+from experiments.report.statements import SECTIONS, Statement
 
 STATEMENTS = [statement for section in SECTIONS for statement in section.statements]
 RUNS = all_runs(quick=True, seed=3)
@@ -170,9 +173,16 @@ def test_the_pages_show_every_statement(tmp_path, monkeypatch):
         assert all(statement.label in page for statement in STATEMENTS)
         assert all(run.command in page for run in RUNS)
         assert "FAIL" in page
+        assert "quick report" in page
         assert ne.__version__ in page
     html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert html.count("data:image/png;base64,") == len(RUNS)
+    assert html.count("data:image/svg+xml;base64,") == len(RUNS)
+    anchors = re.findall(r'id="([^"]+)"', html)
+    assert len(anchors) == len(set(anchors))
+    assert set(re.findall(r'href="#([^"]+)"', html)) <= set(anchors)
+    assert len(re.findall(r'<article id="(?!study-)', html)) == len(STATEMENTS)
+    figures = [html.rfind("<article id=", 0, found.start()) for found in re.finditer("<figure ", html)]
+    assert not any(html.startswith('<article id="study-', place) or place < 0 for place in figures)  # none is orphaned
     assert "<measured>" not in html
     assert not re.findall(r'(?:src|href)="(?!data:|#)', html)  # nothing is fetched
     building.build(tmp_path / "out", quick=True, seed=3, workers=2)  # again, in its own folder
@@ -199,3 +209,48 @@ def test_indices_and_powers_on_the_page():
     assert text("e^{−2λA}, δ_{i+1}") == "e<sup>−2λA</sup>, δ<sub>i+1</sub>"
     assert text("leaky_relu, orbit_flow") == "leaky_relu, orbit_flow"
     assert text("`weak_error` < 1") == "<code>weak_error</code> &lt; 1"
+
+
+def row(metrics: list[Metric], **fields: str) -> Row:
+    statement = Statement("A", "says", ("SGD",), RUNS[0].name, ("",), **fields)
+    return Row(
+        statement, Result(RUNS[0], Path(RUNS[0].folder), [], 1.0, "here"), [metric.entry() for metric in metrics]
+    )
+
+
+def test_verdicts():
+    inside, outside, shown = Metric("m", 1, 1.0, 0, 2), Metric("m", 1, 3.0, 0, 2), Metric("m", None, 3.0)
+    assert row([inside, shown]).verdict == Verdict.HOLDS
+    assert row([shown]).verdict == Verdict.REPORTED
+    assert row([inside], corrected="otherwise").verdict == Verdict.CORRECTED
+    assert row([inside], fails="not here").verdict == Verdict.FAILS
+    for fields in ({}, {"corrected": "otherwise"}, {"fails": "not here"}):
+        assert row([inside, outside], **fields).verdict == Verdict.OUTSIDE
+    assert row([]).verdict == Verdict.OUTSIDE
+    assert Row(row([inside]).statement, None, []).verdict == Verdict.MISSING
+
+
+def test_what_is_reported_never_passes(tmp_path, monkeypatch):
+    def execute(run, folder, cores):
+        finish(run, folder)
+        path = running._work(folder) / "metrics.json"
+        names = [entry["name"] for entry in json.loads(path.read_text())]
+        path.write_text(json.dumps([Metric(name, None, 1.0, error=0.25).entry() for name in names]))
+        return ""
+
+    monkeypatch.setattr(running, "_execute", execute)
+    building.build(tmp_path / "out", quick=True, seed=3, workers=2)
+    markdown = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "| pass |" not in markdown
+    assert ">pass<" not in html
+    assert "1 ± 0.2" in markdown
+    assert "1 ± 0.2" in html
+
+
+def test_every_figure_has_a_caption_and_every_preset_its_words():
+    assert {run.name for run in RUNS} >= CAPTIONS.keys() >= DEVIATIONS.keys()
+    for run in RUNS:
+        found = about(run)
+        assert found.caption
+        assert all(setting.says for setting in found.settings), run.name

@@ -54,7 +54,11 @@ def draw(arrays: dict[str, np.ndarray], preset: isotropic.Preset) -> Figure:
 
         axes = right.subplots()
         for series, name in ((plots.GD, "gd"), (plots.SGD, "sgd")):
-            plots.elementwise(axes, arrays[f"tasks_{name}_down"], arrays[f"tasks_{name}_up"], series)
+            down, up = (arrays[f"tasks_{name}_{side}"] for side in ("down", "up"))
+            pale = {"gd": "#DCC3BC", "sgd": "#B3D4E8"}[name]
+            axes.plot(down.ravel(), up.ravel(), ".", color=pale, ms=2.5, zorder=1)
+            # One point for each run, as in the paper: the first element of both matrices.
+            axes.plot(down[:, 0, 0], up[:, 0, 0], series.marker, color=series.color, ms=6, mew=1.4, label=series.label)
         everything = np.concatenate([values.ravel() for name, values in arrays.items() if name.startswith("tasks")])
         limits = np.array([everything.min(), everything.max()])
         plots.theory(axes, limits, limits, label="theory: equal")
@@ -62,7 +66,7 @@ def draw(arrays: dict[str, np.ndarray], preset: isotropic.Preset) -> Figure:
         axes.set(
             xlabel="$W\\bar\\Sigma_x W^\\top$",
             ylabel="$U^\\top\\bar\\Sigma_\\epsilon U$",
-            title=f"elements at the end of {count} tasks",
+            title=f"one element of {count} tasks (pale: all elements)",
         )
-        axes.legend(loc="lower right")
+        axes.legend(loc="upper left")
     return drawing

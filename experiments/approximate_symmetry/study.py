@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import noise_equilibrium as ne
-from experiments._metrics import Metric
+from experiments._metrics import Metric, standard_error, within, worst_of
+from experiments.approximate_symmetry import scaled
 from noise_equilibrium import plots
 
 RECORDS = 2000
@@ -71,7 +72,7 @@ def breaking(theta: Float[Array, " 2"]) -> Float[Array, ""]:
 def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray], Figure]:
     """The metrics, the arrays behind the figure, and the figure."""
     preset = QUICK if quick else FULL
-    keys = jax.random.split(jax.random.key(seed), 2)
+    keys = jax.random.split(jax.random.key(seed), 3)
     with jax.enable_x64(True):
         draws = ne.data.LinearTeacher(np.eye(1), np.eye(1), 0.25 * np.eye(1)).moment_matched(keys[0], preset.samples)
         data = jax.tree_util.tree_map(lambda leaf: jnp.asarray(leaf[:, 0], jnp.float64), draws)
@@ -84,13 +85,14 @@ def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray],
             start = theory[rate][place]["theta"]
             key = jax.random.fold_in(keys[1], place)
             measured[rate, place] = settle(data, preset, preset.zetas[place], rate, start, key)
-    arrays = {"zeta": np.array(preset.zetas), "zeta_dense": dense, "rate": np.array(preset.rates)}
-    for name in ("charge", "small", "large"):
-        arrays[f"theory_{name}"] = np.array([[float(point[name]) for point in row] for row in curve])
-    for name in next(iter(measured.values())):
-        arrays[name] = np.array(
-            [[measured[rate, place][name] for place in range(len(preset.zetas))] for rate in preset.rates]
-        )
+        arrays = {"zeta": np.array(preset.zetas), "zeta_dense": dense, "rate": np.array(preset.rates)}
+        for name in ("charge", "small", "large"):
+            arrays[f"theory_{name}"] = np.array([[float(point[name]) for point in row] for row in curve])
+        for name in next(iter(measured.values())):
+            arrays[name] = np.array(
+                [[measured[rate, place][name] for place in range(len(preset.zetas))] for rate in preset.rates]
+            )
+        arrays |= scaled.run(preset.chains, keys[2])
     return _metrics(preset, theory, arrays), arrays, draw(arrays)
 
 
@@ -102,7 +104,8 @@ def predictions(data: tuple[Array, Array], zeta: Any, rate: Any) -> dict[str, Ar
         theta and charge: the point without drift, on which the risk is stationary across the orbit and Eq. (20) holds.
         small: the charge to first order in ζ from the equilibrium of ℓ₀.
         large: the mean charge to first order in σ² from the minimum of the whole, corrected Eqs. (21)–(23).
-        identity: the relative error of the corrected (21); missing: what the printed (21) leaves out, relative.
+        missing: what the printed (21) leaves out, ζTr[AH₁Cov], over its right side.
+        bottom: θ*, the minimum of the whole; slope: HAθ* over the right side of (21).
     """
     noise_scale, generator = rate / 2, jnp.asarray(A)
     whole = ne.Problem(Loss(zeta), data)
@@ -153,7 +156,6 @@ def predictions(data: tuple[Array, Array], zeta: Any, rate: Any) -> dict[str, Ar
     mean = jnp.linalg.solve(hessian, -0.5 * jnp.einsum("ijk,jk->i", third, covariance))
     large = jnp.sum(generator * bottom**2) + 2 * jnp.sum(generator * bottom * mean)
     large += jnp.sum(generator * jnp.diag(covariance))
-    pull = jnp.vdot(generator * bottom, hessian @ mean)
     missing = zeta * jnp.sum(generator * jnp.diag(covariance))
     push = noise_scale * jnp.sum(generator * jnp.diag(sigma))
     return {
@@ -161,8 +163,9 @@ def predictions(data: tuple[Array, Array], zeta: Any, rate: Any) -> dict[str, Ar
         "charge": jnp.sum(generator * point**2),
         "small": small,
         "large": large,
-        "identity": (pull + missing) / push - 1,
         "missing": missing / push,
+        "bottom": bottom,
+        "slope": hessian @ (generator * bottom) / push,
     }
 
 
@@ -183,10 +186,17 @@ def settle(data: Any, preset: Preset, zeta: float, rate: float, start: Array, ke
     averages = {name: np.asarray(value) for name, value in averages.items()}
     return {
         "charge": averages["charge"].mean(),
-        "charge_error": averages["charge"].std(ddof=1) / preset.chains**0.5,
-        "discrete": rate * averages["step"].mean() / (2 * zeta * averages["pull"].mean()),
-        "sde": rate / 2 * averages["noise"].mean() / (zeta * averages["pull"].mean()),
+        "charge_error": standard_error(averages["charge"]),
+        **_balance("discrete", rate * averages["step"], 2 * zeta * averages["pull"]),
+        **_balance("sde", rate / 2 * averages["noise"], zeta * averages["pull"]),
+        **{f"place_{name}": averages["place"][:, row].mean() for row, name in enumerate("uw")},
+        **{f"place_error_{name}": standard_error(averages["place"][:, row]) for row, name in enumerate("uw")},
     }
+
+
+def _balance(name: str, noise: np.ndarray, pull: np.ndarray) -> dict[str, float]:
+    """The ratio of two means that are equal in theory, and its error: that of their difference, chain by chain."""
+    return {name: noise.mean() / pull.mean(), f"{name}_error": standard_error(noise - pull) / abs(pull.mean())}
 
 
 @eqx.filter_jit
@@ -197,7 +207,8 @@ def _averages(data: Any, zeta: Any, rate: Any, start: Array, keys: Array, steps:
     def along(theta: Theta) -> dict[str, Array]:
         point = jnp.stack(theta)
         turned = generator * point
-        return {"charge": jnp.vdot(turned, point), "pull": jnp.vdot(turned, jax.grad(breaking)(point))}
+        pull = jnp.vdot(turned, jax.grad(breaking)(point))
+        return {"charge": jnp.vdot(turned, point), "pull": pull, "place": point}
 
     def noise(theta: Theta) -> dict[str, Array]:
         moments = ne.noise_moments(problem, theta, SYMMETRY)
@@ -214,39 +225,82 @@ def _averages(data: Any, zeta: Any, rate: Any, start: Array, keys: Array, steps:
 
 
 def _metrics(preset: Preset, theory: dict[float, list[Any]], arrays: dict[str, np.ndarray]) -> list[Metric]:
-    zetas = np.array(preset.zetas)
-    identity = max(abs(float(point["identity"])) for rows in theory.values() for point in rows)
-    metrics = [Metric("the corrected Eq. (21), relative error", 0, identity, high=1e-8)]
-    for row, (rate, sde, charge) in enumerate(zip(preset.rates, (0.10, 0.03), (0.16, 0.05), strict=True)):
-        inside = zetas >= 0.03
-        predicted = np.array([float(point["charge"]) for point in theory[rate]])
-        ratio = (arrays["charge"][row] / predicted)[inside]
-        rises = np.diff(predicted)  # not everywhere: at large ζ the charge comes down by O(σ²)
-        tail = arrays["charge"][row][-1] / float(theory[rate][-1]["large"])
+    """Of every cell, the one that is nearest to failing; and the limit η → 0 of each ζ from both learning rates."""
+    metrics = []
+    zetas, rates = list(preset.zetas), preset.rates
+    predicted = np.array([[float(point["charge"]) for point in theory[rate]] for rate in rates])
+    inside = [place for place, zeta in enumerate(zetas) if zeta >= 0.03]
+    for row, rate in enumerate(rates):
         name = f"η = {rate:g}: "
+        curvature = 5.5  # 2(u² + w²)E[x²] at the minimum of ℓ₁; what (20) leaves out is of order η times it
+
+        def cells(label: str, what: str, bias: float, row: int = row) -> Metric:
+            pairs = zip(arrays[what][row], arrays[f"{what}_error"][row], strict=True)
+            return worst_of([within(label, 1, value, error, bias=bias) for value, error in pairs])
+
         metrics += [
-            Metric(name + "exact discrete condition, worst ζ", 1, _worst(arrays["discrete"][row]), 0.995, 1.005),
-            Metric(name + "Eq. (20) of the SDE, worst ζ", 1, _worst(arrays["sde"][row]), 1 - sde, 1 + sde),
-            Metric(name + "mean charge over predicted, worst ζ ≥ 0.03", 1, _worst(ratio), 1 - charge, 1 + charge),
-            Metric(name + "the same by the corrected (23), largest ζ", 1, tail, 1 - charge, 1 + charge),
-            Metric(
-                name + "least step of the mean charge where theory rises with ζ",
-                rises[rises > 0].min(),
-                np.diff(arrays["charge"][row])[rises > 0].min(),
-                low=0,
-            ),
+            cells(name + "exact discrete condition, worst ζ", "discrete", 0),
+            cells(name + "Eq. (20) of the SDE, worst ζ", "sde", curvature * rate),
         ]
-    return metrics
+        charge, error = arrays["charge"][row], arrays["charge_error"][row]
+        rises = np.diff(predicted[row])  # not everywhere upwards: at large ζ the charge comes down by O(σ²)
+        label = name + "rise of the mean charge from one ζ to the next, worst pair"
+        steps = zip(rises, np.diff(charge), np.hypot(error[1:], error[:-1]), strict=True)
+        metrics.append(
+            worst_of([within(label, rise, step, off, bias=2 * curvature * rate) for rise, step, off in steps])
+        )
+    ratio = rates[0] / rates[-1]
+    weights = np.array([-1, ratio]) / (ratio - 1)
+    second = 2 * (5.5 * rates[0]) ** 2  # what is of order η²: of (ηh)² at the larger of both, with room for its factor
+
+    def limit(label: str, places: list[int], values: np.ndarray, errors: np.ndarray, target: np.ndarray) -> Metric:
+        """The one that is nearest to failing of these ζ."""
+        return worst_of(
+            [
+                within(
+                    label,
+                    float(target[place]),
+                    float(weights @ values[[0, -1], place]),
+                    float(np.linalg.norm(weights * errors[[0, -1], place])),
+                    bias=second * abs(float(target[place])),
+                )
+                for place in places
+            ]
+        )
+
+    ones, everywhere = np.ones(len(zetas)), list(range(len(zetas)))
+    relative = arrays["charge"] / predicted, arrays["charge_error"] / predicted
+    pulls, errors, corrected = _displacements(theory, arrays, rates)
+    return [
+        *metrics,
+        limit("η → 0: Eq. (20), worst ζ", everywhere, arrays["sde"], arrays["sde_error"], ones),
+        limit("η → 0: mean charge over that of Eq. (20), worst ζ ≥ 0.03", inside, *relative, ones),
+        limit("η → 0: displacement over the printed (21), largest ζ", [len(zetas) - 1], pulls, errors, corrected),
+        *scaled.metrics(arrays),
+    ]
 
 
-def _worst(ratios: np.ndarray) -> float:
-    return float(ratios[np.argmax(np.abs(ratios - 1))])
+def _displacements(
+    theory: dict[float, list[Any]], arrays: dict[str, np.ndarray], rates: tuple[float, ...]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """θ*ᵀAH E[θ − θ*]/σ²Tr[ΣA] as SGD has it, with its error, and what the corrected (21) says of it, for every ζ."""
+    values, errors = [], []
+    for row, rate in enumerate(rates):
+        slopes = np.stack([np.asarray(point["slope"]) for point in theory[rate]])  # HAθ*/σ²Tr[ΣA]
+        bottoms = np.stack([np.asarray(point["bottom"]) for point in theory[rate]])
+        places, spreads = (
+            np.stack([arrays[f"{what}_{name}"][row] for name in "uw"], axis=1) for what in ("place", "place_error")
+        )
+        values.append(np.sum(slopes * (places - bottoms), axis=1))
+        errors.append(np.linalg.norm(slopes * spreads, axis=1))
+    corrected = np.array([1 - float(point["missing"]) for point in theory[rates[-1]]])
+    return np.array(values), np.array(errors), corrected
 
 
 def draw(arrays: dict[str, np.ndarray]) -> Figure:
     """The mean charge against ζ, and the two balances."""
     zeta, dense = arrays["zeta"], arrays["zeta_dense"]
-    series = [plots.SGD, plots.GD]
+    series = [plots.Series("", "#4B9FD1", marker="s"), plots.SGD]
     with plots.figure(8, 3.4, columns=2) as (drawing, (left, right)):
         axes = left.subplots()
         for row, rate in enumerate(arrays["rate"]):
@@ -270,10 +324,11 @@ def draw(arrays: dict[str, np.ndarray]) -> Figure:
 
         axes = right.subplots()
         for row, rate in enumerate(arrays["rate"]):
-            axes.plot(
+            axes.errorbar(
                 zeta,
                 arrays["discrete"][row],
-                series[row].marker,
+                3 * arrays["discrete_error"][row],
+                fmt=series[row].marker,
                 color=series[row].color,
                 ms=4,
                 label=f"exact, $\\eta$ = {rate:g}",

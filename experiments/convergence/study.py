@@ -10,7 +10,9 @@ G = −(2/S) Σ_s ε_s x_sᵀ is the minibatch gradient in UW. Its fourth moment
     E‖GᵀG − GGᵀ‖² = 32σ_ε⁴ d(d − 1)(d + 2)(d + S + 1)/S³.
 
 So the residual rests at √(ρ(d − 1)(d + 2)(d + S + 1)/(d²S)): at √ρ for S ≫ d ≫ 1, at 1.46 √ρ for S = d = 20, and
-above 1.8 √ρ for S < d/2; all to leading order in η.
+above 1.8 √ρ for S < d/2; all to leading order in η. The next order: the misfit that SGD keeps, E‖Δ‖² = 2ηd²σ_ε²/S, adds
+2ηd/S to the variance of the residual, and the curvature h = 4 of the minimum ηh to the kicks. Half of both is what the
+residual, a square root, rests above that.
 """
 
 import itertools
@@ -26,7 +28,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import noise_equilibrium as ne
-from experiments._metrics import Metric
+from experiments._metrics import Metric, standard_error, within, worst_of
 from experiments._runs import independent_runs
 from noise_equilibrium import plots
 from noise_equilibrium.models.two_layer_linear import Params, init, loss
@@ -34,7 +36,7 @@ from noise_equilibrium.models.two_layer_linear import Params, init, loss
 SIZE = 20  # d
 NOISE = 1.0  # σ_ε
 RECORDS = 200
-LATE = RECORDS * 3 // 5  # the last 40 % count as the end
+LATE = RECORDS // 2  # the second half counts as the end
 
 
 class Setting(NamedTuple):
@@ -62,6 +64,11 @@ class Setting(NamedTuple):
         return (self.decay * (d - 1) * (d + 2) * (d + S + 1) / (d**2 * S)) ** 0.5
 
     @property
+    def excess(self) -> float:
+        """What the next order in η may add to the residual at rest, relative to it: twice the estimate above."""
+        return self.rate * (4 + 2 * SIZE / self.batch)
+
+    @property
     def label(self) -> str:
         """For the names of arrays."""
         return f"{self.rate:g}_{self.batch}_{self.width}"
@@ -85,12 +92,12 @@ class Preset:
         lifetimes: ρ × steps.
     """
 
-    seeds: int = 6
+    seeds: int = 12
     lifetimes: float = 14.0
 
 
 FULL = Preset()
-QUICK = Preset(seeds=2, lifetimes=12.0)
+QUICK = Preset(seeds=6, lifetimes=12.0)
 
 
 def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray], Figure]:
@@ -110,7 +117,7 @@ def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray],
         runs = independent_runs(problem, sgd, starts, keys, steps, {"residual": residual}, records=RECORDS)
         arrays[f"residual_{setting.label}"] = np.asarray(runs.observed["residual"])
         arrays[f"step_{setting.label}"] = steps // RECORDS * np.arange(RECORDS + 1)
-    return _metrics(arrays), arrays, draw(arrays)
+    return _metrics(arrays, preset.lifetimes), arrays, draw(arrays)
 
 
 def sample(key: Array) -> tuple[Array, Array]:
@@ -127,33 +134,57 @@ def residual(params: Params) -> Array:
     return norm(lower - upper) / jnp.sqrt(norm(lower) * norm(upper))
 
 
-def final(arrays: dict[str, np.ndarray], setting: Setting) -> float:
-    """The root mean square of the residual at the end."""
-    return float(np.sqrt(np.mean(arrays[f"residual_{setting.label}"][:, LATE:] ** 2)))
+class End(NamedTuple):
+    """The root mean square of the residual at the end, over that at rest.
+
+    Attributes:
+        ratio: the ratio.
+        error: its standard error.
+        blocks: how many nearly independent values it comes from.
+    """
+
+    ratio: float
+    error: float
+    blocks: int
 
 
-def _metrics(arrays: dict[str, np.ndarray]) -> list[Metric]:
+def final(arrays: dict[str, np.ndarray], setting: Setting, lifetimes: float) -> End:
+    """Squares are averaged over blocks of one lifetime 1/ρ of the charge, twice that of their correlation."""
+    late = arrays[f"residual_{setting.label}"][:, LATE + 1 :] ** 2 / setting.rest**2
+    blocks = np.concatenate([part.mean(axis=1) for part in np.array_split(late, int(lifetimes / 2), axis=1)])
+    ratio = float(blocks.mean() ** 0.5)
+    return End(ratio, standard_error(blocks) / (2 * ratio), len(blocks))
+
+
+def _metrics(arrays: dict[str, np.ndarray], lifetimes: float) -> list[Metric]:
     metrics = []
+    ends = {setting: final(arrays, setting, lifetimes) for sweep in SWEEPS.values() for setting in sweep}
     for name, sweep in SWEEPS.items():
         for setting in sweep:
             if setting == BASE and name != "rate":
                 continue
-            label, end = f"{NAMES[name]} = {getattr(setting, name):g}: final residual over ", final(arrays, setting)
-            if 2 * setting.batch > SIZE:
-                root = setting.decay**0.5
-                metrics.append(Metric(label + "√ρ", setting.rest / root, end / root, high=1.8))
-            else:  # which rests above that
-                metrics.append(Metric(label + "its closed form", 1, end / setting.rest, 0.85, 1.15))
-    fine, coarse = (final(arrays, setting) / setting.rest for setting in SWEEPS["rate"][:2])
-    label = "final residual over its closed form, extrapolated to η → 0"
-    metrics.append(Metric(label, 1, 2 * fine - coarse, 0.95, 1.05))
-    for name, label in (("rate", "η doubled"), ("batch", "S halved")):
-        ends = [final(arrays, setting) for setting in SWEEPS[name]]
-        least = min(after / before for before, after in itertools.pairwise(ends))
-        expected = min(after.rest / before.rest for before, after in itertools.pairwise(SWEEPS[name]))
-        metrics.append(Metric(f"final residual when {label}: least factor", expected, least, low=1))
-    ends = [final(arrays, setting) for setting in SWEEPS["width"]]
-    metrics.append(Metric("final residual over widths: largest over least", 1, max(ends) / min(ends), high=1.1))
+            end, label = (
+                ends[setting],
+                f"{NAMES[name]} = {getattr(setting, name):g}: final residual over its closed form",
+            )
+            metrics.append(within(label, 1, end.ratio, end.error, bias=setting.excess, runs=end.blocks))
+    fine, coarse = (ends[setting] for setting in SWEEPS["rate"][:2])
+    label, value = "final residual over its closed form, extrapolated to η → 0", 2 * fine.ratio - coarse.ratio
+    # 1 % of what is of order η², (ηh)² at the larger of the two rates and the overlap with the start.
+    metrics.append(within(label, 1, value, np.hypot(2 * fine.error, coarse.error), bias=0.01, runs=fine.blocks))
+    for name, label in (("rate", "η doubled"), ("batch", "S halved"), ("width", "d_h doubled")):
+        pairs = []
+        for before, after in itertools.pairwise(SWEEPS[name]):
+            expected, (old, new) = after.rest / before.rest, (ends[before], ends[after])
+            factor = expected * new.ratio / old.ratio
+            error = factor * np.hypot(new.error / new.ratio, old.error / old.ratio)
+            bias = expected * (after.excess if name != "width" else 0.01)
+            pairs.append(
+                within(
+                    f"final residual when {label}: worst factor", expected, factor, error, bias=bias, runs=new.blocks
+                )
+            )
+        metrics.append(worst_of(pairs))
     return metrics
 
 

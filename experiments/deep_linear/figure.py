@@ -10,14 +10,14 @@ from noise_equilibrium import plots
 
 
 def draw(arrays: dict[str, np.ndarray], names: Sequence[str]) -> Figure:
-    """All networks; and W_iW_iᵀ beside W_{i+1}ᵀW_{i+1} of one of them, at the end of SGD and of GD."""
+    """All networks; and E hhᵀ beside E δδᵀ at the hidden layers of one of them, at the end of SGD and of GD."""
     with plots.figure(12, 4.6, columns=2) as (drawing, (left, right)):
         above, below = left.subplots(2, 1, sharex=True)
         _draw_errors(above, arrays, names)
         _draw_values(below, arrays, names)
         shown = names[1]
         _draw_heatmaps(right, arrays, shown)
-        right.suptitle(f"{shown}, aligned start: neighbouring layers", fontsize=9.5)
+        right.suptitle(f"{shown}, aligned start: what reaches a layer from below and above (trace 1)", fontsize=9.5)
     return drawing
 
 
@@ -65,7 +65,9 @@ def _draw_heatmaps(right: SubFigure, arrays: dict[str, np.ndarray], name: str) -
         for place, (axes, matrix) in enumerate(zip(row, matrices, strict=True)):
             axes.imshow(matrix, cmap="RdBu_r", vmin=-top, vmax=top)
             layer = place // 2 + 1
-            label = f"$W_{layer}W_{layer}^\\top$" if place % 2 == 0 else f"$W_{layer + 1}^\\top W_{layer + 1}$"
+            label = (
+                f"$E\\,h_{layer}h_{layer}^\\top$" if place % 2 == 0 else f"$E\\,\\delta_{layer}\\delta_{layer}^\\top$"
+            )
             axes.set_title(label, fontsize=8)
             axes.set(xticks=[], yticks=[])
         row[0].set_ylabel(dynamics.upper(), fontsize=9)

@@ -2,8 +2,9 @@
 
 SGD ends at Theorem 5.4: prefix and suffix Grams, which rotations of the hidden layers do not change, are those of the
 closed form, and the layers in the middle are rescaled orthogonal matrices with the common singular value s. GD keeps
-the imbalance of its start. From a standard start a weak direction of the product may die: then the product is not V,
-and the run is left out of the comparison.
+the imbalance of its start. From a standard start the noise of SGD may let a weak direction of the product die: then the
+product is not V, and the run is not compared. How many keep their rank is a result of its own, counted from standard
+starts at three and at five layers: under GD all do.
 """
 
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 import noise_equilibrium as ne
 from experiments._metrics import Metric
+from experiments._runs import independent_runs
 from experiments.deep_linear.cases import (
     CASES,
     SIZE,
@@ -50,22 +52,24 @@ class Preset:
         cases: how many of the networks; the first ones and the last.
         steps: at each of the two learning rates.
         seeds: runs from each kind of start.
+        counted: runs from standard starts whose rank is counted, for each depth.
     """
 
     cases: int = len(CASES)
     steps: int = 100_000
     seeds: int = 4
+    counted: int = 32
 
 
 FULL = Preset()
-QUICK = Preset(cases=2, seeds=2)
+QUICK = Preset(cases=2, seeds=2, counted=12)
 
 
 def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray], Figure]:
     """The metrics, the arrays behind the figure, and the figure."""
     preset = QUICK if quick else FULL
     cases = [*CASES[: preset.cases - 1], CASES[-1]]
-    teacher_key, *keys = jax.random.split(jax.random.key(seed), len(CASES) + 1)
+    teacher_key, *keys = jax.random.split(jax.random.key(seed), len(CASES) + 2)
     V = teacher(teacher_key)
     arrays: dict[str, np.ndarray] = {}
     for case, key in zip(tqdm(cases, disable=None), keys, strict=False):
@@ -83,14 +87,47 @@ def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray],
             ("sgd", ne.Stream(data), tuple(ne.SGD(rate, 1) for rate in RATES)),
             ("gd", data.moment_matched(jax.random.key(0), 2 * SIZE), (ne.GD(RATES[0]),) * 2),
         ):
-            seen = descend(ne.Problem(loss, source), dynamics, both, noise_keys, preset.steps)
+            seen = descend(ne.Problem(loss, source), dynamics, both, noise_keys, preset.steps, case.covariances)
             arrays |= {f"{case.name}_{name}_{what}": np.asarray(value) for what, value in seen.items()}
         arrays |= expectations(case, V)
+    for case, key in zip((CASES[0], CASES[2]), jax.random.split(keys[-1]), strict=True):
+        arrays |= {f"counted_{case.name}_{name}": seen for name, seen in count(case, V, key, preset).items()}
     return _metrics(cases, arrays), arrays, draw(arrays, [case.name for case in cases])
 
 
+def count(case: Case, V: np.ndarray, key: Array, preset: Preset) -> dict[str, np.ndarray]:
+    """The last singular value of the product, over that of V, at the ends of SGD and GD from standard starts."""
+    start_key, noise_key = jax.random.split(key)
+    starts = jax.vmap(lambda key: standard_start(key, case.widths))(jax.random.split(start_key, preset.counted))
+    keys = jax.random.split(noise_key, preset.counted)
+    data = ne.data.LinearTeacher(V.astype(np.float32), *case.covariances)
+    found = {}
+    for name, source, dynamics in (
+        ("sgd", ne.Stream(data), ne.SGD(RATES[0], 1)),
+        ("gd", data.moment_matched(jax.random.key(0), 2 * SIZE), ne.GD(RATES[0])),
+    ):
+        ends = independent_runs(ne.Problem(loss, source), dynamics, starts, keys, preset.steps).params
+        product = jnp.linalg.svd(jax.vmap(lambda params: jnp.linalg.multi_dot(params[::-1]))(ends), compute_uv=False)
+        found[name] = np.asarray(product)[:, -1] / VALUES[-1]
+    return found
+
+
+def interval(successes: int, runs: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share."""
+    middle, share = (successes + z**2 / 2) / (runs + z**2), successes / runs
+    half = z / (runs + z**2) * (runs * share * (1 - share) + z**2 / 4) ** 0.5
+    return middle - half, middle + half
+
+
 @eqx.filter_jit
-def descend(problem: ne.Problem, dynamics: Sequence[Any], starts: Params, keys: Array, steps: int) -> dict[str, Array]:
+def descend(
+    problem: ne.Problem,
+    dynamics: Sequence[Any],
+    starts: Params,
+    keys: Array,
+    steps: int,
+    covariances: tuple[np.ndarray, np.ndarray],
+) -> dict[str, Array]:
     """What is averaged over the second learning rate, and the weights at the end, of every run."""
 
     def averaged(params: Params) -> dict[str, Any]:
@@ -106,9 +143,16 @@ def descend(problem: ne.Problem, dynamics: Sequence[Any], starts: Params, keys: 
         first = ne.simulate(problem, dynamics[0], start, steps, key=first_key)
         observe = {"seen": ne.running(averaged, every=steps // (10 * RECORDS))}
         second = ne.simulate(problem, dynamics[1], first.params, steps, key=second_key, observe=observe)
-        pairs = [
-            (lower @ lower.T, upper.T @ upper) for lower, upper in zip(second.params, second.params[1:], strict=False)
-        ]
+        # What reaches layer i from below and from above: covariances of h_i and of δ_i, equal but for a factor.
+        pairs, (cov_x, cov_noise) = [], covariances
+        for place in range(1, len(second.params)):
+            below = jnp.linalg.multi_dot([*second.params[:place][::-1], jnp.eye(SIZE)])
+            above = jnp.linalg.multi_dot([jnp.eye(SIZE), *second.params[place:][::-1]])
+            sides = (
+                below @ jnp.asarray(cov_x, below.dtype) @ below.T,
+                above.T @ jnp.asarray(cov_noise, above.dtype) @ above,
+            )
+            pairs.append([side / jnp.trace(side) for side in sides])
         return {
             **second.observed["seen"].mean,
             **{f"pair_{place}": jnp.stack(pair) for place, pair in enumerate(pairs)},
@@ -148,12 +192,12 @@ def _metrics(cases: list[Case], arrays: dict[str, np.ndarray]) -> list[Metric]:
         aligned, standard = np.arange(len(sgd)) < half, np.arange(len(sgd)) >= half
         title = f"{case.name}: largest error of a Gram,"
         metrics.append(Metric(f"{title} SGD, aligned start, worst run", 0, float(sgd[aligned].max()), high=0.12))
-        if (standard & kept).any():
-            label = f"{title} SGD, standard start, worst of {np.sum(standard & kept)} whole"
-            metrics.append(Metric(label, 0, float(sgd[standard & kept].max()), high=0.12))
+        among = sgd[standard & kept]  # if there are none, there is nothing that passes
+        worst = float(among.max()) if len(among) else np.nan
+        metrics.append(Metric(f"{title} SGD, standard start, worst of those of full rank", 0, worst, high=0.12))
         metrics += [
             Metric(f"{title} GD, standard start, least", None, float(gd[standard].min()), low=0.4),
-            Metric(f"{title} GD, aligned start, least", None, float(gd[aligned].min()), low=0.25),
+            Metric(f"{title} GD, aligned start, least", None, float(gd[aligned].min()), low=0.2),
         ]
         spread, mean = {}, {}
         for dynamics in ("sgd", "gd"):
@@ -164,7 +208,7 @@ def _metrics(cases: list[Case], arrays: dict[str, np.ndarray]) -> list[Metric]:
         title = f"{case.name}: intermediate singular values,"
         metrics += [
             Metric(f"{title} relative spread, SGD, worst", 0, float(spread["sgd"].max()), high=0.06),
-            Metric(f"{title} relative spread, GD, least layer", None, float(spread["gd"].mean(axis=0).min()), low=0.15),
+            Metric(f"{title} relative spread, GD, least layer", None, float(spread["gd"].mean(axis=0).min()), low=0.1),
             Metric(f"{title} mean over s, SGD, worst", 1, worst, 0.97, 1.03),
         ]
         if case.scales != (1.0, 1.0):
@@ -172,4 +216,19 @@ def _metrics(cases: list[Case], arrays: dict[str, np.ndarray]) -> list[Metric]:
             metrics.append(
                 Metric(f"{case.name}: error of Theorem 5.4 as printed, least", None, float(printed.min()), 0.12)
             )
+    for case in (CASES[0], CASES[2]):
+        whole_runs = {name: arrays[f"counted_{case.name}_{name}"] > KEPT for name in ("sgd", "gd")}
+        runs, kept = len(whole_runs["sgd"]), int(whole_runs["sgd"].sum())
+        low, high = interval(kept, runs)
+        metrics += [
+            Metric(
+                f"{case.name}: share of {runs} runs of SGD that keep their rank, in [{low:.2f}, {high:.2f}]",
+                None,
+                kept / runs,
+                error=float((kept * (runs - kept) / runs**3) ** 0.5),
+            ),
+            Metric(
+                f"{case.name}: runs of GD of {runs} that keep their rank", runs, int(whole_runs["gd"].sum()), runs, runs
+            ),
+        ]
     return metrics

@@ -7,8 +7,8 @@ from noise_equilibrium import plots
 
 TRACES = (0.84, 1.2)  # the range of the lower panels
 KINDS = {
-    "sgd": plots.SGD,
-    "decay": plots.Series("SGD + decay", plots.SDE.color, plots.SDE.line, "s"),
+    "sgd": plots.Series("SGD, $\\eta \\to 0$", plots.SGD.color),
+    "decay": plots.Series("SGD + decay", "#56B4E9", "--", "s"),
     "gd_sgd": plots.GD,
     "gd_decay": plots.Series("GD + decay", "0.35", ":", "^"),
 }
@@ -24,10 +24,12 @@ def draw(arrays: dict[str, np.ndarray], noises: tuple[float, ...]) -> Figure:
             for axes, value, base in ((above, _ratio, np.ones(len(spreads))), (below, _trace, _trace(balanced))):
                 for place, (name, series) in enumerate(KINDS.items()):
                     runs = value(arrays[f"run_{name}_{noise:g}"]) / base[:, None]
+                    if name == "sgd":  # extrapolated from η and 1.5 η to 0; with decay each η has its own balance
+                        runs = 3 * runs - 2 * value(arrays[f"run_{name}_fast_{noise:g}"]) / base[:, None]
                     axes.errorbar(
                         spreads * 1.04 ** (place - 1.5),  # side by side
                         runs.mean(axis=1),
-                        np.stack([runs.mean(axis=1) - runs.min(axis=1), runs.max(axis=1) - runs.mean(axis=1)]),
+                        3 * runs.std(axis=1, ddof=1) / runs.shape[1] ** 0.5,
                         fmt=series.marker,
                         color=series.color,
                         ms=5,

@@ -13,7 +13,15 @@ from jaxtyping import Array
 
 import noise_equilibrium as ne
 from experiments._metrics import Metric
-from noise_equilibrium.models import attention, deep_linear, deep_relu, normalized, rank_one, two_layer_linear
+from noise_equilibrium.models import (
+    attention,
+    deep_linear,
+    deep_relu,
+    normalized,
+    rank_one,
+    scale_invariant,
+    two_layer_linear,
+)
 
 LAW, DECAY = 0.01, 0.02  # σ² and γ
 D_IN, D_OUT, HIDDEN, DEEP = 3, 4, 5, (4, 5)
@@ -56,7 +64,24 @@ def _symmetries(rng: np.random.Generator) -> list[Metric]:
         "deep ReLU network": (deep_relu.relu.loss, (x, y), relu, deep_relu.symmetries(3)),
         "Net-A, Appendix A.1": (net_a.loss, (x, y), two, net_a.symmetries),
         "Net-B, Appendix A.1": (net_b.loss, (x, y), two, net_b.symmetries),
-        "attention, two heads": (heads.loss, tokens, attention.init(keys[3], D_IN, 2, D_OUT, 2), [heads.query_key]),
+        "rank one": (
+            rank_one.loss,
+            (x[:, 0], y[:, 0]),
+            rank_one.Params(jax.random.normal(keys[4], (3,)), jax.random.normal(keys[5], (3,))),
+            [rank_one.symmetry],
+        ),
+        "scale-invariant": (
+            scale_invariant.loss,
+            (x, y[:, 0]),
+            jax.random.normal(keys[6], (D_IN,)),
+            [scale_invariant.symmetry],
+        ),
+        "attention, two heads": (
+            heads.loss,
+            tokens,
+            attention.init(keys[3], D_IN, 2, D_OUT, 2),
+            [heads.query_key, heads.value_output],
+        ),
     }
     found = []
     for name, (loss, data, params, symmetries) in cases.items():
@@ -95,6 +120,12 @@ def _two_layer(rng: np.random.Generator) -> list[Metric]:
         np.asarray(found.params.up.T @ gamma_up @ found.params.up),
     ]
 
+    cross = (np.asarray(params.up @ params.down) - V) @ cov_x  # K, which vanishes at the minimum only
+    printed = [
+        np.asarray(found.params.down @ (gamma_down + cross.T @ cross) @ found.params.down.T),
+        np.asarray(found.params.up.T @ (gamma_up + cross @ cross.T) @ found.params.up),
+    ]
+
     up, down = ne.exact.two_layer_equilibrium(V, cov_x, cov_noise, HIDDEN)
     share_x, share_noise = cov_x / np.trace(cov_x), cov_noise / np.trace(cov_noise)
     aligned = [np.asarray(down @ share_x @ down.T), np.asarray(up.T @ share_noise @ up)]
@@ -122,6 +153,7 @@ def _two_layer(rng: np.random.Generator) -> list[Metric]:
             high=1e-11,
         ),
         Metric("Eq. (13): W Γ_W Wᵀ off Uᵀ Γ_U U at the equilibrium, relative", 0, _off(*sides), high=1e-8),
+        Metric("Eq. (13) as printed, without KᵀK: the same", None, _off(*printed), low=1e-3),
         Metric("Theorem 5.2: relative flow at the closed form", 0, residual, high=1e-10),
         Metric("Theorem 5.2: its UW off V, relative", 0, _off(np.asarray(up @ down), V), high=1e-10),
         Metric("Eq. (14): W Σ̄_x Wᵀ off Uᵀ Σ̄_ε U, relative", 0, _off(*aligned), high=1e-10),
@@ -155,6 +187,7 @@ def _sharpness(rng: np.random.Generator) -> list[Metric]:
     code = float(ne.exact.equilibrium_hessian_trace(np.eye(d), np.eye(d), 0.5 * np.eye(d), width))
     xavier = float(ne.exact.initial_hessian_trace(np.eye(d), width, d, 1 / (d + width), 1 / (d + width)))
     kaiming = float(ne.exact.initial_hessian_trace(np.eye(d), width, d, 1 / width, 1 / d))
+    square = float(ne.exact.initial_hessian_trace(np.eye(d), d, d, 1 / d, 1 / d))
     draws = [
         float(ne.exact.hessian_trace(up / width**0.5, down / d**0.5, np.eye(d)))
         for up, down in zip(rng.normal(size=(200, d, width)), rng.normal(size=(200, width, d)), strict=True)
@@ -185,6 +218,7 @@ def _sharpness(rng: np.random.Generator) -> list[Metric]:
         Metric("Eq. (15): Tr∇²L at equilibrium over 4d², d_h ≥ d", 1, code / (4 * d**2), 1 - 1e-10, 1 + 1e-10),
         _ratio("Eq. (15): Tr∇²L of variance 1/(d + d_h) over that at equilibrium", width / (d + width), xavier / code),
         _ratio("Eq. (15): Tr∇²L of variance 1/fan-in over that at equilibrium", (d + width) / (2 * d), kaiming / code),
+        _ratio("Eq. (15), d_h = d: Tr∇²L of variance 1/fan-in equals that at equilibrium", 1, square / (4 * d**2)),
         Metric("Eq. (15): mean over 200 initialisations off the formula, in standard errors", 0, float(sampled), -4, 4),
         Metric("Eq. (15), d_h < d: over 2dd_h(a² + a⁻²)", 1, bottle / expected, 1 - 1e-9, 1 + 1e-9),
     ]

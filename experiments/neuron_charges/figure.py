@@ -1,6 +1,7 @@
 """The figure: changes of the charges against the prediction, and charges on their way to the equilibrium."""
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -12,7 +13,7 @@ def draw(arrays: dict[str, np.ndarray]) -> Figure:
     """Measured against predicted flow; one run with its targets, shallow and deep."""
     with plots.figure(11.5, 3.6, columns=3) as (drawing, (left, middle, right)):
         axes = left.subplots()
-        for name, series in (("ReLU", plots.SGD), ("leaky", plots.SDE)):
+        for name, series in (("ReLU", plots.SGD), ("leaky", plots.Series("", "#56B4E9", marker="s"))):
             charge, rate, time = (arrays[f"{name}_flow_{what}"] for what in ("charge", "rate", "time"))
             predicted, moved = integral(time[0], rate)[:, -1], charge[:, -1] - charge[:, 0]
             plots.elementwise(axes, predicted, moved, plots.Series(f"SGD, {name}", series.color, marker=series.marker))
@@ -39,9 +40,10 @@ def _draw_run(axes: Axes, arrays: dict[str, np.ndarray], name: str) -> None:
     time = arrays[f"{name}_settle_time"][0]
     charge, target = (arrays[f"{name}_settle_{what}"][0] for what in ("charge", "target"))
     for place in range(charge.shape[1]):
-        shade = plots.SGD.color if place % 2 else "#4B9FD1"
-        axes.plot(time, charge[:, place], color=shade, lw=1, label="SGD" if place == 1 else None)
-        plots.theory(axes, time, target[:, place], "equilibrium on the orbit" if place == 0 else None)
+        shade = colormaps["viridis"](0.9 * place / max(charge.shape[1] - 1, 1))
+        axes.plot(time, charge[:, place], color=shade, lw=1.2, label="SGD" if place == 0 else None)
+        label = "equilibrium on the orbit" if place == 0 else None
+        axes.plot(time, target[:, place], color=shade, lw=1, ls=(0, (1, 1)), label=label)
     low, high = np.percentile(np.concatenate([charge, target[len(target) // 10 :]]), [0, 100])
     axes.set_ylim(low - 0.1 * (high - low), high + 0.25 * (high - low))
     axes.legend(loc="upper right", fontsize=7.5)

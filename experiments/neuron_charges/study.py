@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import noise_equilibrium as ne
-from experiments._metrics import Metric
+from experiments._metrics import Metric, within
 from experiments._runs import dense_start, independent_runs, integral
 from experiments.neuron_charges.figure import draw
 from noise_equilibrium.models import deep_relu
@@ -140,29 +140,54 @@ def distances(arrays: dict[str, np.ndarray], name: str) -> tuple[float, float]:
     return relative(charge[:, 0], target[:, 0]), relative(charge[:, late].mean(axis=1), target[:, late].mean(axis=1))
 
 
+def slope(moved: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
+    """Of the changes of all charges against the predicted ones, with its error from their scatter."""
+    value = float(np.sum(moved * predicted) / np.sum(predicted**2))
+    scatter = np.sum((moved - value * predicted) ** 2) / (moved.size - 1)
+    return value, float((scatter / np.sum(predicted**2)) ** 0.5)
+
+
+def arrived(arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """C_j/C*_j of every neuron of every run, both averaged over its end."""
+    charge, target = (arrays[f"{name}_settle_{what}"][:, LATE:].mean(axis=1) for what in ("charge", "target"))
+    return (charge / target).ravel()
+
+
 def _metrics(arrays: dict[str, np.ndarray]) -> list[Metric]:
     metrics = []
     for name in NETS:
         charge, rate, time = (arrays[f"{name}_flow_{what}"] for what in ("charge", "rate", "time"))
         moved, predicted = charge[:, -1] - charge[:, 0], integral(time[0], rate)[:, -1]
-        error = float(np.linalg.norm(moved - predicted) / np.linalg.norm(predicted))
         correlation = float(np.corrcoef(moved.ravel(), predicted.ravel())[0, 1])
         gd = arrays[f"{name}_flow_gd"]
-        drift = float(np.max(np.linalg.norm(gd[:, -1] - gd[:, 0], axis=1) / np.linalg.norm(gd[:, 0], axis=1)))
-        before, after = distances(arrays, name)
+        controls = gd[:, -1] - gd[:, 0]
+        drift = float(np.max(np.linalg.norm(controls, axis=1) / np.linalg.norm(moved, axis=1)))
         late = arrays[f"{name}_settle_charge"][:, LATE:].mean(axis=1)
         metrics += [
-            Metric(f"{name}: change of the charges off ∫2σ²(M₊ − M₋)dt, relative", 0, error, high=0.08),
+            # What the SDE leaves out is of order ηh, and curvatures h of these networks go up to about 10.
+            within(
+                f"{name}: slope of the changes of charges against ∫2σ²(M₊ − M₋)dt",
+                1,
+                *slope(moved, predicted),
+                bias=10 * RATE,
+                runs=moved.size,
+            ),
             Metric(f"{name}: correlation of the two over neurons", 1, correlation, low=0.99),
-            Metric(f"{name}: change of the charges under GD, relative, largest", 0, drift, high=0.005),
-            Metric(f"{name}: |C_j − C*_j|/|C*_j| at the start, median neuron", None, before, low=0.5),
-            Metric(f"{name}: |C_j − C*_j|/|C*_j| at the end, median neuron", 0, after, high=0.1),
+            Metric(f"{name}: change of the charges under GD over that under SGD, largest", 0, drift, high=0.15),
+            *_settled(arrays, name, f"{name}:"),
             Metric(f"{name}: |C_j| at the end, median", None, float(np.median(np.abs(late))), low=0.1),
         ]
-    before, after = distances(arrays, "deep")
-    name = "two hidden layers: |C_j − C*_j|/|C*_j|"
-    metrics += [
-        Metric(f"{name} at the start, median neuron", None, before, low=0.5),
-        Metric(f"{name} at the end, median neuron", 0, after, high=0.1),
+    return [*metrics, *_settled(arrays, "deep", "two hidden layers:")]
+
+
+def _settled(arrays: dict[str, np.ndarray], name: str, title: str) -> list[Metric]:
+    """Medians, as neurons with little noise take longer than any run; how many those are is told beside it."""
+    before, after = distances(arrays, name)
+    ratio = arrived(arrays, name)
+    share = float(np.mean(np.abs(ratio - 1) < 0.2))
+    return [
+        Metric(f"{title} |C_j − C*_j|/|C*_j| at the start, median neuron", None, before, low=0.5),
+        Metric(f"{title} |C_j − C*_j|/|C*_j| at the end, median neuron", 0, after, high=0.15),
+        Metric(f"{title} C_j/C*_j at the end, median neuron", 1, float(np.median(ratio)), 0.9, 1.1),
+        Metric(f"{title} share of neurons with C_j within 20 % of C*_j at the end", None, share, low=0.5),
     ]
-    return metrics

@@ -42,10 +42,10 @@ def draw(arrays: dict[str, np.ndarray], decay: float) -> Figure:
 
             axes = panels[2][row]
             long = arrays[f"{name}_decay_time"][0]
-            plots.runs(axes, long, get["decay_charge"], plots.Series(f"SGD, $\\gamma = {decay:g}$", plots.SDE.color))
-            rest = np.full(len(long), arrays[f"{name}_rest_sde"])
+            plots.runs(axes, long, get["decay_charge"], plots.Series(f"SGD, $\\gamma = {decay:g}$", "#56B4E9"))
+            rest = np.full(len(long), arrays[f"{name}_rest_sde"].mean())
             plots.theory(axes, long, rest, "$\\sqrt{\\eta K/(4\\gamma S)}$")
-            axes.set(ylabel="$\\|\\theta\\|^2$", ylim=(0, None))
+            axes.set(ylabel="$\\|\\theta\\|^2$")
         titles = ("norms grow", "so does every neuron", "weight decay stops it")
         for (axes, _), title in zip(panels, titles, strict=True):
             axes.set_title(title)

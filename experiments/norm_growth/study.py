@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import noise_equilibrium as ne
-from experiments._metrics import Metric
+from experiments._metrics import Metric, of_runs, within, worst_of
 from experiments._runs import dense_start, integral
 from experiments.norm_growth.figure import draw
 from noise_equilibrium.models import normalized
@@ -27,6 +27,7 @@ from noise_equilibrium.models import normalized
 SIZE, WIDTH, SAMPLES, NOISE = 5, 10, 500, 0.5
 RATE, STEPS, DECAY = 0.01, 20_000, 2e-3
 NETS = {"Net-A": normalized.net_a, "Net-B": normalized.net_b}
+CONTROLS = 2  # runs of GD, whose every step sees all samples
 GD_MARKS = {"Net-A": 0.10, "Net-B": 0.03}
 LATE = 0.3  # of the run is left out where rates are compared
 SETTLED = 48  # the last records, about half of the run
@@ -41,12 +42,12 @@ class Preset:
         settling: steps of the runs with weight decay, in units of those without.
     """
 
-    seeds: int = 4
+    seeds: int = 12
     settling: int = 4
 
 
 FULL = Preset()
-QUICK = Preset(seeds=2)
+QUICK = Preset(seeds=6)
 
 
 def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray], Figure]:
@@ -67,10 +68,15 @@ def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray],
                 "decay": (ne.Problem(net.loss, data, DECAY), ne.SGD(RATE, 1), preset.settling * STEPS, keys[3]),
             }
             for case, (problem, dynamics, steps, key) in cases.items():
-                found = descend(net, problem, dynamics, starts, jax.random.split(key, preset.seeds), steps)
+                own, number = (_first(starts), CONTROLS) if case.startswith("gd") else (starts, preset.seeds)
+                found = descend(net, problem, dynamics, own, jax.random.split(key, number), steps)
                 arrays |= {f"{name}_{case}_{what}": np.asarray(value) for what, value in found.items()}
             arrays |= expectations(arrays, name)
     return _metrics(arrays), arrays, draw(arrays, DECAY)
+
+
+def _first(starts: Any) -> Any:
+    return jax.tree_util.tree_map(lambda leaf: leaf[:CONTROLS], starts)
 
 
 def regression(key: Array) -> tuple[Array, Array]:
@@ -113,10 +119,11 @@ def expectations(arrays: dict[str, np.ndarray], name: str) -> dict[str, Any]:
     charge, trace, slope = (arrays[f"{name}_decay_{what}"][:, late] for what in ("charge", "trace", "slope"))
     return {  # 2σ² = η/S
         f"{name}_growth": integral(time, RATE * arrays[f"{name}_sgd_trace"]),
+        f"{name}_growth_discrete": integral(time, RATE * (arrays[f"{name}_sgd_trace"] + arrays[f"{name}_sgd_slope"])),
         f"{name}_neuron_growth": integral(time, RATE * arrays[f"{name}_sgd_neuron_traces"]),
-        f"{name}_rest_sde": np.sqrt(RATE * np.mean(charge * trace) / (4 * DECAY)),
-        f"{name}_rest_discrete": RATE**2 * np.mean(trace + slope) / (1 - (1 - 2 * RATE * DECAY) ** 2),
-        f"{name}_rest_measured": np.mean(charge),
+        f"{name}_rest_sde": np.sqrt(RATE * np.mean(charge * trace, axis=1) / (4 * DECAY)),
+        f"{name}_rest_discrete": RATE**2 * np.mean(trace + slope, axis=1) / (1 - (1 - 2 * RATE * DECAY) ** 2),
+        f"{name}_rest_measured": np.mean(charge, axis=1),
     }
 
 
@@ -139,26 +146,35 @@ def _metrics(arrays: dict[str, np.ndarray]) -> list[Metric]:
             if name == "Net-B"
             else Metric(f"{name}: least rise of a layer's ‖·‖² between records", None, layers, high=0),
         ]
-        ratio = growth_ratios(arrays, name, "charge", "growth")
-        metrics.append(Metric(f"{name}: d‖θ‖²/dt over 2σ²Tr Σ, worst run", 1, _worst(ratio), 0.96, 1.04))
-        ratio = growth_ratios(arrays, name, "neurons", "neuron_growth").mean(axis=0)
-        metrics.append(Metric(f"{name}: the same of the worst neuron, mean over runs", 1, _worst(ratio), 0.9, 1.1))
+        # The SDE leaves out the mean gradient, here of order ηh of the noise, h = 2.
+        ratios = [growth_ratios(arrays, name, "charge", growth) for growth in ("growth", "growth_discrete")]
+        neurons = growth_ratios(arrays, name, "neurons", "neuron_growth")
+        error = float(np.sqrt(np.mean(neurons.var(axis=0, ddof=1)) / len(neurons)))
+        label, runs = f"{name}: the same of every neuron, the worst", 1 + neurons.shape[1] * (len(neurons) - 1)
+        metrics += [
+            of_runs(f"{name}: d‖θ‖²/dt over 2σ²Tr Σ", 1, ratios[0], bias=2 * RATE),
+            of_runs(f"{name}: the same over its discrete value", 1, ratios[1], bias=RATE / 2),
+            worst_of([within(label, 1, float(one), error, bias=4 * RATE, runs=runs) for one in neurons.mean(axis=0)]),
+        ]
         grown = {
             case: float(np.max(arrays[f"{name}_{case}_charge"][:, -1] / arrays[f"{name}_{case}_charge"][:, 0] - 1))
             for case in ("gd", "gd_half")
         }
         metrics += [
             Metric(f"{name}: growth of ‖θ‖² under GD, largest", 0, grown["gd"], high=GD_MARKS[name]),
-            Metric(f"{name}: growth of ‖θ‖² under GD, η halved over η", 0.5, grown["gd_half"] / grown["gd"], high=0.75),
+            Metric(f"{name}: growth of ‖θ‖² under GD, η halved over η", 0.5, grown["gd_half"] / grown["gd"], 0.3, 0.7),
         ]
-        rest = {what: float(arrays[f"{name}_rest_{what}"]) for what in ("measured", "sde", "discrete")}
-        sde, discrete = (rest["measured"] / rest["sde"]) ** 0.5, (rest["measured"] / rest["discrete"]) ** 0.5
+        rest = {what: arrays[f"{name}_rest_{what}"] for what in ("measured", "sde", "discrete")}
         metrics += [
-            Metric(f"{name}, γ = {DECAY:g}: ‖θ‖ over (ηK/(4γS))^¼", 1, sde, 0.95, 1.05),
-            Metric(f"{name}, γ = {DECAY:g}: ‖θ‖ over its discrete value", 1, discrete, 0.97, 1.03),
+            # What fluctuates of ‖θ‖² and Tr Σ, beside the mean gradient.
+            of_runs(
+                f"{name}, γ = {DECAY:g}: ‖θ‖ over (ηK/(4γS))^¼", 1, (rest["measured"] / rest["sde"]) ** 0.5, bias=RATE
+            ),
+            of_runs(
+                f"{name}, γ = {DECAY:g}: ‖θ‖ over its discrete value",
+                1,
+                (rest["measured"] / rest["discrete"]) ** 0.5,
+                bias=RATE / 4,
+            ),
         ]
     return metrics
-
-
-def _worst(ratios: np.ndarray) -> float:
-    return float(ratios[np.argmax(np.abs(np.log(ratios)))])

@@ -1,4 +1,4 @@
-"""Momentum and Adam: which symmetries, charges and equilibria survive another optimiser, and which do not."""
+"""Momentum and Adam: exact laws of the charges, and the equilibria to which they take a network."""
 
 from dataclasses import dataclass
 
@@ -7,4 +7,4 @@ from experiments._study import Study
 
 @dataclass(frozen=True)
 class Optimizers(Study):
-    """Momentum and Adam: which symmetries, charges and equilibria survive another optimiser, and which do not."""
+    """Momentum and Adam: exact laws of the charges, and the equilibria to which they take a network."""

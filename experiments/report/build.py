@@ -38,7 +38,8 @@ def build(folder: Path, *, quick: bool, seed: int, workers: int) -> list[Metric]
     runs = all_runs(quick=quick, seed=seed)
     results, failures = make(runs, folder, workers)
     sections = join(results)
-    words, made = summary(sections, results, failures), _made(seed, workers, results)
+    words = summary(sections, results, failures, quick=quick)
+    made = {"Preset": "quick" if quick else "full", **_made(seed, workers, results)}
     content = Content(words, sections, results, failures, made)
     for name, text in (
         ("report.html", html(content)),

@@ -1,6 +1,7 @@
 """The report as Markdown; its figures are the files in the folders of the runs."""
 
-from experiments.report.rows import TITLE, Content, Row, number
+from experiments.report.about import About, about
+from experiments.report.rows import MEANING, TITLE, Content, Row, measured, number
 
 
 def markdown(content: Content) -> str:
@@ -8,10 +9,18 @@ def markdown(content: Content) -> str:
     words, sections, results, failures, made = content
     lines = [f"# {TITLE}", ""]
     lines += [line for word in words for line in (word, "")]
+    lines += ["## Verdicts", "", *(f"- **{verdict}**: {says}" for verdict, says in MEANING.items()), ""]
+    lines += ["| statement | verdict | study |", "|---|---|---|"]
+    lines += [
+        f"| {row.statement.label} | {row.verdict} | `{row.statement.run}` |" for _, rows in sections for row in rows
+    ]
     for title, rows in sections:
-        lines += [f"## {title}", ""]
+        lines += ["", f"## {title}", ""]
         for row in rows:
             lines += _row(row)
+    lines += ["## Studies: settings, and what differs from the paper", ""]
+    for result in results:
+        lines += _about(result.run.name, about(result.run))
     lines += ["## Runs and machine", "", "| command | passed | seconds |", "|---|---|---|"]
     for result in results:
         passed = sum(metric["pass"] for metric in result.metrics)
@@ -24,14 +33,32 @@ def markdown(content: Content) -> str:
 def _row(row: Row) -> list[str]:
     statement, result = row.statement, row.result
     where = ", ".join(f"`{name}`" for name in statement.code)
-    lines = [f"### {statement.label}: {'pass' if row.passed else 'FAIL'}", "", statement.says, "", f"In {where}."]
-    lines += ["", f"*{statement.note}*"] if statement.note else []
+    lines = [f"### {statement.label}: {row.verdict}", "", statement.says, "", f"In {where}."]
+    for beginning, words in (
+        ("Fails as printed", statement.fails),
+        ("Corrected", statement.corrected),
+        ("Note", statement.note),
+    ):
+        lines += ["", f"*{beginning}: {words}*"] if words else []
     if result is None:
         return [*lines, "", "**Its run broke off.**", ""]
-    lines += ["", f"[figure]({result.folder.name}/figure.png), made by `{result.run.command}`", ""]
-    lines += ["| measured quantity | predicted | measured | tolerance | |", "|---|---|---|---|---|"]
+    lines += ["", f"[figure]({result.folder.name}/figure.svg), made by `{result.run.command}`", ""]
+    lines += ["| measured quantity | predicted | measured | mark | |", "|---|---|---|---|---|"]
     for metric in row.metrics:
         name = metric["name"].replace("|", "\\|")
-        cells = (name, number(metric["predicted"]), number(metric["measured"]), metric["tolerance"])
-        lines.append(f"| {' | '.join(cells)} | {'pass' if metric['pass'] else '**FAIL**'} |")
+        cells = (name, number(metric["predicted"]), measured(metric), metric["tolerance"])
+        lines.append(f"| {' | '.join(cells)} | {metric['result'].replace('FAIL', '**FAIL**')} |")
     return [*lines, ""]
+
+
+def _about(name: str, about: About) -> list[str]:
+    lines = [f"### {name}", "", about.caption, ""]
+    if about.settings:
+        lines += ["| setting | value | |", "|---|---|---|"]
+        lines += [f"| {setting.name} | {setting.value} | {setting.says} |" for setting in about.settings]
+        lines.append("")
+    if about.deviations:
+        lines += ["| in the paper | here |", "|---|---|"]
+        lines += [f"| {paper} | {here} |" for paper, here in about.deviations]
+        lines.append("")
+    return lines

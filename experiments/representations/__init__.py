@@ -1,4 +1,4 @@
-"""Figures 6 and 9: SGD aligns the representations of nonlinear networks with their errors; GD does not."""
+"""Figures 6 and 9: nonlinear two-layer networks learn aligned layers; few samples undo it."""
 
 from dataclasses import dataclass
 
@@ -7,4 +7,4 @@ from experiments._study import Study
 
 @dataclass(frozen=True)
 class Representations(Study):
-    """Figures 6 and 9: SGD aligns the representations of nonlinear networks with their errors; GD does not."""
+    """Figures 6 and 9: nonlinear two-layer networks learn aligned layers; few samples undo it."""

@@ -17,7 +17,7 @@ from jaxtyping import Array
 from matplotlib.figure import Figure
 
 import noise_equilibrium as ne
-from experiments._metrics import Metric
+from experiments._metrics import Metric, of_runs
 from experiments._runs import independent_runs
 from noise_equilibrium import plots
 from noise_equilibrium.models.rank_one import Params, init, loss, symmetry
@@ -38,7 +38,7 @@ class Preset:
         time: η × steps; the charges decay at about σ_ε²·2η per unit of time at the minimum.
     """
 
-    seeds: int = 8
+    seeds: int = 16
     time: float = 2400.0
 
 
@@ -129,7 +129,7 @@ def rates(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _metrics(arrays: dict[str, np.ndarray]) -> list[Metric]:
     settled = RECORDS // 10  # GD is at its minimum by then
-    ratio = {name: float(np.median(arrays["rate_measured"] / arrays[f"rate_{name}"])) for name in ("sde", "discrete")}
+    ratio = {name: arrays["rate_measured"] / arrays[f"rate_{name}"] for name in ("sde", "discrete")}
     # Every entry of the charge has decayed by one factor.
     first, later = arrays["sgd_charge"][:, 0], arrays["sgd_charge"][:, RECORDS // 10]
     shares = later / first
@@ -138,8 +138,9 @@ def _metrics(arrays: dict[str, np.ndarray]) -> list[Metric]:
     return [
         Metric("C_kl' = (1 − η²â²) C_kl for every step and (k, l), relative", 0, float(arrays["identity"]), high=1e-12),
         Metric("spread of C_kl(t)/C_kl(0) over (k, l) after a tenth of the run", 0, spread, high=1e-9),
-        Metric("rate of decay over 2σ²Var(a) of the SDE, median", 1, ratio["sde"], 0.94, 1.06),
-        Metric("rate of decay over the discrete rate, median", 1, ratio["discrete"], 0.97, 1.03),
+        # The SDE leaves out η²E a⁴/2 of the discrete rate, 9 η²·16σ_ε⁴/2 of 4σ_ε²η: 4.5 η, and the gap adds to it.
+        of_runs("rate of decay over 2σ²Var(a) of the SDE", 1, ratio["sde"], bias=8 * RATE),
+        of_runs("rate of decay over the discrete rate", 1, ratio["discrete"], bias=RATE),
         Metric("sign coherence at the end of SGD, least", 1, float(arrays["sgd_coherence"][:, -1].min()), low=0.9999),
         Metric(
             "change of the sign coherence under GD, largest",
@@ -166,7 +167,7 @@ def draw(arrays: dict[str, np.ndarray]) -> Figure:
         plots.theory(axes, time[shown], np.exp(-rate * time[shown]), "median predicted rate")
         axes.set(xlabel="time $\\eta\\,\\times$ steps", ylabel="$\\|C(t)\\|\\,/\\,\\|C(0)\\|$", ylim=(1e-6, 3))
         axes.set_title("all charges decay as one")
-        axes.legend(loc="lower left")
+        axes.legend(loc="center right")
 
         axes = right.subplots()
         for name, series in (("sgd", plots.SGD), ("gd", plots.GD)):

@@ -17,7 +17,8 @@ def draw(arrays: dict[str, np.ndarray]) -> Figure:
         for column, task in zip(columns, TASKS, strict=True):
             _draw_task(column.subplots(), task, arrays)
         columns[0].axes[0].set_ylabel("$\\mathrm{Tr}\\,\\nabla^2L$")
-        columns[1].axes[0].legend(loc="upper right", fontsize=7, ncols=2)
+        for column in columns:
+            column.axes[0].legend(loc="upper right", fontsize=7, ncols=2)
     return drawing
 
 
@@ -44,14 +45,14 @@ def _draw_task(axes: Axes, task: Task, arrays: dict[str, np.ndarray]) -> None:
     time, values = along(kinds[0], "gd")
     plots.runs(axes, time + 1, values, plots.Series(f"GD, {_variance(kinds[0])}", plots.GD.color, plots.GD.line))
 
-    grid = np.unique(np.geomspace(1, task.steps, 200).round())
+    grid = np.unique(np.geomspace(1, task.steps + task.cooling, 200).round())
     rates = np.asarray(jnp.stack([jnp.asarray(task.schedule(step)) for step in grid]))
     axes.plot(grid, task.frontier(rates), color="black", lw=1.2, ls=(0, (5, 2)), label="SGD is stable below (warmup)")
     high, label = task.frontier(np.array([task.high])), "the same at the high rate"
     axes.plot(grid[[0, -1]], np.full(2, high), color="black", lw=1, ls="-.", label=label)
     plots.theory(axes, grid[[0, -1]], np.full(2, task.equilibrium), "noise equilibrium, Eq. (15)")
-    axes.set(xscale="log", yscale="log", xlabel="steps + 1", ylim=(0.05 * task.equilibrium, 30 * top))
-    rates = f"$\\eta = {task.low:g} \\to {task.high:g}$"
+    axes.set(xscale="log", yscale="log", xlabel="steps + 1", ylim=(0.08 * task.equilibrium, 20 * top))
+    rates = f"$\\eta = {task.low:g} \\to {task.high:g} \\to {task.final:g}$"
     axes.set_title(f"{task.name}, $d = {task.size}$, $d_h = {task.width}$, {rates}")
 
 

@@ -26,8 +26,9 @@ class Task:
         low: η at the start of the warmup.
         high: η at its end.
         warmup: its steps.
-        steps: of a run.
-        mark: how far Tr ∇²L may end from its value at equilibrium.
+        steps: of a run at the high rate.
+        final: η after these, at which Tr ∇²L is compared with theory: that lies O(η) beside it.
+        cooling: the steps at the final rate.
         batch: S.
     """
 
@@ -39,7 +40,8 @@ class Task:
     high: float
     warmup: int
     steps: int
-    mark: float
+    final: float
+    cooling: int
     batch: int = 8
 
     @property
@@ -60,8 +62,10 @@ class Task:
 
     @property
     def schedule(self) -> optax.Schedule:
-        """η from low to high, linearly, and high from then on."""
-        return optax.linear_schedule(self.low, self.high, self.warmup)
+        """η from low to high, linearly, then high, and from `steps` on the final one."""
+        return optax.join_schedules(
+            [optax.linear_schedule(self.low, self.high, self.warmup), optax.constant_schedule(self.final)], [self.steps]
+        )
 
     @property
     def equilibrium(self) -> float:
@@ -121,6 +125,6 @@ def _one_unit(rate: float, d: int, batch: int) -> float:
 
 
 TASKS = (
-    Task("rank-one teacher", 40, 1, 1, low=0.004, high=0.03, warmup=6000, steps=10_000, mark=0.05),
-    Task("autoencoder", 10, 10, 100, low=0.02, high=0.08, warmup=2000, steps=4000, mark=0.10),
+    Task("rank-one teacher", 40, 1, 1, low=0.004, high=0.03, warmup=6000, steps=10_000, final=0.0075, cooling=6000),
+    Task("autoencoder", 10, 10, 100, low=0.02, high=0.08, warmup=2000, steps=4000, final=0.02, cooling=4000),
 )
