@@ -13,7 +13,19 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import PyTree
 
-from .._jaxpr import CALLS, CUSTOM_DERIVATIVES, REMATS, SCANS, evaluate_equation, program_inside, scan_layout
+from .._jaxpr import (
+    CALLS,
+    CUSTOM_DERIVATIVES,
+    REMATS,
+    SCANS,
+    Known,
+    any_of,
+    evaluate_equation,
+    knows,
+    nothing,
+    program_inside,
+    scan_layout,
+)
 from .._parameters import split
 from .._problem import Problem
 
@@ -29,6 +41,23 @@ EQUAL = {"add", "sub", "max", "min", "add_any"}
 REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min"}
 POWERS = {"square": 2.0, "sqrt": 0.5, "rsqrt": -0.5, "cbrt": 1 / 3}
 COMPARISONS = {"gt", "lt", "ge", "le", "eq", "ne"}
+# What an equation may have besides its operands; one with any other parameter is one without a rule.
+KNOWN: dict[str, Known] = {
+    **dict.fromkeys(SAME | EQUAL | COMPARISONS | POWERS.keys(), any_of("accuracy")),
+    **dict.fromkeys(REDUCTIONS, any_of("axes", "out_sharding")),
+    "convert_element_type": any_of("new_dtype", "weak_type", "sharding"),
+    "reduce_precision": any_of("exponent_bits", "mantissa_bits"),
+    "integer_pow": any_of("y"),
+    "reshape": {**any_of("new_sizes", "sharding"), "dimensions": nothing},
+    "broadcast_in_dim": any_of("shape", "broadcast_dimensions", "sharding"),
+    "slice": any_of("start_indices", "limit_indices", "strides"),
+    "dot_general": any_of("dimension_numbers", "precision", "preferred_element_type", "out_sharding"),
+    "transpose": any_of("permutation"),
+    **dict.fromkeys(("rev", "squeeze"), any_of("dimensions")),
+    "concatenate": any_of("dimension"),
+    **dict.fromkeys(("div", "select_n", "sign"), any_of()),
+    "mul": {"out_dtype": nothing},
+}
 
 
 def read(problem: Problem, params: PyTree) -> np.ndarray:
@@ -117,12 +146,14 @@ class Reader:
 
     def _forms(self, eqn: core.JaxprEqn, operands: list[Value]) -> np.ndarray | None:
         name, params = eqn.primitive.name, eqn.params
+        if name not in KNOWN or not knows(KNOWN[name], eqn):
+            return None
         forms = [value.forms for value in operands]
         shape = _shape(eqn.outvars[0])
         if name in SAME:
             return forms[0]
         if name in ("reshape", "squeeze"):
-            return forms[0].reshape(shape) if params.get("dimensions") is None or name == "squeeze" else None
+            return forms[0].reshape(shape)
         if name == "transpose":
             return forms[0].transpose(params["permutation"])
         if name == "rev":
