@@ -7,6 +7,7 @@ import pytest
 from cases_symmetries import MODELS, equinox_mlp, fits, neurons, normal, normalised, pairs, squared
 
 import noise_equilibrium as ne
+from noise_equilibrium._discovery import Symmetries
 
 QUICK_SINGLE = ("relu", "adapter", "attention-fused")
 
@@ -129,6 +130,59 @@ def test_an_epsilon_in_a_normalisation_breaks_scale_invariance_in_proportion(eps
 def test_an_epsilon_below_rounding_is_told_from_a_symmetry_where_it_counts():
     # Slopes are known to 1e-7 here: only at smaller parameters does it show.
     assert normalised_with(1e-8).violation < 1e-6
+
+
+# --- the program as a second finder --------------------------------------------------------------------------------
+
+
+def read_program(name):
+    model = MODELS[name]
+    loss, params, data = model.build()
+    problem = ne.Problem(loss, data)
+    found = ne.find_symmetries(problem, params, frozen=model.frozen)
+    return found, lambda these: these.program(problem, params)
+
+
+AGREE = {
+    "adapter": 2, "attention": 16, "attention-grouped": 12, "attention-normed": 16, "attention-rotary": 12,
+    "attention-stacked": 24, "equinox-mlp": 16, "experts": 15, "gated": 5, "gelu": 0, "layer-norm": 7, "linear": 12,
+    "pre-norm": 14, "relu-recurrence": 4, "residual": 14, "squared-relu": 12, "stacked-layers": 18, "weight-norm": 12,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "count"), [pytest.param(*one, marks=pytest.mark.slow) for one in AGREE.items()])
+def test_the_program_shows_the_same_scalings(name, count):
+    found, read = read_program(name)
+    assert read(found) == f"the program shows the same {count} scalings"
+
+
+def test_where_the_program_shows_more_that_is_said():
+    found, read = read_program("relu")
+    assert read(found) == "the program shows the same 12 scalings"
+    fewer = Symmetries(found[:1])
+    assert read(fewer) == "the program shows 12 scalings, 6 of them among those that were found"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        # Of convolutions the reader knows nothing; nor that softmax ignores the bias of keys, here part of a parameter.
+        (
+            "image-first",
+            "the program shows 0 scalings, 0 of them among those that were found; it does not show ['b'], ",
+        ),
+        ("attention-fused", "the program shows 16 scalings, 8 of them among those that were found; it does not show "),
+    ],
+)
+def test_where_the_program_shows_less_that_is_said(name, text):
+    found, read = read_program(name)
+    assert read(found).startswith(text)
+
+
+def test_a_large_program_is_not_read():
+    loss, params, data = MODELS["decoder"].build()
+    assert Symmetries([]).program(ne.Problem(loss, data), params) == "the program was not read: it is too large"
 
 
 # --- what a user may hand in -----------------------------------------------------------------------------------------

@@ -3,8 +3,12 @@
 from collections.abc import Iterable, Sequence
 
 import equinox as eqx
+from jaxtyping import PyTree
 
+from .._problem import Problem
 from .._symmetry import Leg, Symmetry
+from ._agreement import compared
+from ._derivatives import leaf_names
 
 
 class FoundSymmetry(Symmetry):
@@ -71,3 +75,17 @@ class Symmetries(list[FoundSymmetry]):
         lines += [f"broken by {one.violation:.1e}: {one}" for one in self.broken]
         lines += [f"ignored by the loss: {name}" for name in self.ignored]
         return "\n".join(lines)
+
+    def program(self, problem: Problem, params: PyTree) -> str:
+        """What a second finder says, which reads the program of the loss and measures nothing: a sentence.
+
+        Every entry of every value has a scale; products multiply scales, sums ask that those of their terms are equal,
+        and all else that its arguments do not change. The scalings that are left, of up to 2000 parameters, are
+        compared with those of this list. Where the two differ the number decides: the reader knows no convolutions,
+        and nothing of what cancels.
+
+        Args:
+            problem: whose symmetries these are.
+            params: its parameters.
+        """
+        return compared(problem, params, self, leaf_names(params), set(self.ignored))

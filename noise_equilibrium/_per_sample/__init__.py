@@ -1,4 +1,4 @@
-"""What the program of a loss tells about the gradient of every sample: the only room that reads programs.
+"""What the program of a loss tells about the gradient of every sample: the room that reads programs.
 
 `_linear_view` says how a value holds a parameter; `_actions` what an equation may do to such values, and `_rules` what
 each primitive does (`_linear_rules`, `_contraction_rules`, `_call_rules`); `_reading` reads a program by these rules,
