@@ -15,7 +15,9 @@ from experiments.optimizers import Optimizers
 from experiments.representations import Representations
 from experiments.scale_circle import ScaleCircle
 from experiments.sign_alignment import SignAlignment
+from experiments.stationary_law import StationaryLaw
 from experiments.time_scales import TimeScales
+from experiments.valley import Valley
 from experiments.warmup import Warmup
 
 STUDIES: dict[str, type[Study]] = {
@@ -33,6 +35,8 @@ STUDIES: dict[str, type[Study]] = {
     "representations": Representations,
     "scale_circle": ScaleCircle,
     "sign_alignment": SignAlignment,
+    "stationary_law": StationaryLaw,
     "time_scales": TimeScales,
+    "valley": Valley,
     "warmup": Warmup,
 }
