@@ -6,12 +6,14 @@ from experiments.approximate_symmetry import ApproximateSymmetry
 from experiments.attention_charges import AttentionCharges
 from experiments.convergence import Convergence
 from experiments.deep_linear import DeepLinear
+from experiments.entropic import Entropic
 from experiments.flat_or_sharp import FlatOrSharp
 from experiments.identities import Identities
 from experiments.moving_target import MovingTarget
 from experiments.neuron_charges import NeuronCharges
 from experiments.norm_growth import NormGrowth
 from experiments.optimizers import Optimizers
+from experiments.platonic import Platonic
 from experiments.representations import Representations
 from experiments.scale_circle import ScaleCircle
 from experiments.sign_alignment import SignAlignment
@@ -26,12 +28,14 @@ STUDIES: dict[str, type[Study]] = {
     "attention_charges": AttentionCharges,
     "convergence": Convergence,
     "deep_linear": DeepLinear,
+    "entropic": Entropic,
     "flat_or_sharp": FlatOrSharp,
     "identities": Identities,
     "moving_target": MovingTarget,
     "neuron_charges": NeuronCharges,
     "norm_growth": NormGrowth,
     "optimizers": Optimizers,
+    "platonic": Platonic,
     "representations": Representations,
     "scale_circle": ScaleCircle,
     "sign_alignment": SignAlignment,

@@ -50,11 +50,11 @@ class Preset:
     rate: float = 0.005
     seeds: int = 65_536
     sde: int = 16_384
-    deep: int = 16_384
+    deep: int = 8192
 
 
 FULL = Preset()
-QUICK = Preset(rate=0.01, seeds=8192, sde=4096, deep=4096)
+QUICK = Preset(rate=0.01, seeds=8192, sde=4096, deep=2048)
 
 
 class Sample(eqx.Module):
@@ -87,10 +87,7 @@ def both(
     rate: float, seeds: int, noise: float, start: list[float], time: float, records: int, key: Array
 ) -> list[np.ndarray]:
     """The same at η and at η/2."""
-    return [
-        sgd(rate / 2**half, noise, start, seeds, time, records, jax.random.fold_in(key, half))
-        for half in (0, 1)
-    ]
+    return [sgd(rate / 2**half, noise, start, seeds, time, records, jax.random.fold_in(key, half)) for half in (0, 1)]
 
 
 def shares_below(name: str, law: Law, ends: list[np.ndarray]) -> list[Metric]:
@@ -135,15 +132,23 @@ def gamma(preset: Preset, key: Array) -> tuple[list[Metric], dict[str, np.ndarra
     apart = np.max(np.abs(np.arange(len(start)) / len(start) - np.interp(start, law.v, law.below, left=0)))
     metrics = [
         within(
-            "Gamma: decay rate of log |u² − w²|", 8 * GAMMA, float(rate.value), float(rate.error),
+            "Gamma: decay rate of log |u² − w²|",
+            8 * GAMMA,
+            float(rate.value),
+            float(rate.error),
             bias=rate.remainder(8 * GAMMA),
         ),
         within("Gamma: E v", first, float(mean.value), float(mean.error), bias=mean.remainder(first)),
         within("Gamma: E v²", second, float(square.value), float(square.error), bias=square.remainder(second)),
         *shares_below("Gamma", law, ends),
         # Kolmogorov and Smirnov: 1.95/√n has a probability of 0.001 if the law is the same.
-        Metric("Gamma, before balance: largest gap of the two distributions", None, float(apart), 3 * 1.95 / len(start) ** 0.5),
-    ]  # fmt: skip
+        Metric(
+            "Gamma, before balance: largest gap of the two distributions",
+            None,
+            float(apart),
+            3 * 1.95 / len(start) ** 0.5,
+        ),
+    ]
     return metrics, {
         "gamma_v": ends[1],
         "gamma_early": early[1],
@@ -174,7 +179,10 @@ def quadratic(preset: Preset, key: Array) -> tuple[list[Metric], dict[str, np.nd
         seen = independent_runs(problem, ne.SDE(2 * SCALE, 1, dt), starts, keys, steps, {"v": jnp.prod}, records=1)
         ends.append(np.asarray(seen.observed["v"])[:, -1])
     # No moments: for large v the density falls as v^{−7/2}, and a few runs of finite steps leave every bound.
-    return shares_below("quadratic q", law, ends), {"quadratic_v": ends[1], "quadratic_law": np.stack([law.v, law.density])[:, ::200]}
+    return shares_below("quadratic q", law, ends), {
+        "quadratic_v": ends[1],
+        "quadratic_law": np.stack([law.v, law.density])[:, ::200],
+    }
 
 
 def collapse(preset: Preset, key: Array) -> tuple[list[Metric], dict[str, np.ndarray]]:
@@ -202,8 +210,8 @@ def collapse(preset: Preset, key: Array) -> tuple[list[Metric], dict[str, np.nda
 
 def depth(preset: Preset, key: Array) -> tuple[list[Metric], dict[str, np.ndarray]]:
     """Three factors, at a noise at which two collapse."""
-    # Half the rate: a step multiplies r'm, and m has a longer tail here.
-    runs = both(preset.rate / 2, preset.deep, DEEP, [1.0, 1.0, 1.0], DEEP_TIME, 1, key)
+    # m' = m(1 − ηr'm): at larger rates a few steps from the tail of m change its sign, and it is slow to come back.
+    runs = both(preset.rate / 8, preset.deep, DEEP, [1.0, 1.0, 1.0], DEEP_TIME, 1, key)
     ends = [u[:, -1].prod(axis=-1) for u in runs]
     law = Law(3, lambda v: 2 * (v - 1), lambda v: 0 * v + 4 * DEEP, 1.0, 8.0)
     return shares_below("depth 3", law, ends), {

@@ -50,7 +50,9 @@ def draw(arrays: dict[str, np.ndarray]) -> Figure:
         axes.text(len(at) - 0.55, 1.06, "settle", ha="right", fontsize=8)
         axes.text(len(at) - 0.55, 0.05, "noise equilibrium", ha="right", fontsize=8)
         axes.set(xticks=place, xticklabels=[f"{value:g}" for value in at], xlim=(-0.5, len(at) - 0.5), ylim=(-0.2, 2.2))
-        axes.set(xlabel="spread of the spectra", ylabel="place between the two", title="where SGD is at $2\\sigma^2t=8$")
+        axes.set(
+            xlabel="spread of the spectra", ylabel="place between the two", title="where SGD is at $2\\sigma^2t=8$"
+        )
         axes.legend(loc="upper left", fontsize=7.5)
 
         for (name, label), column in zip(VIEWS.items(), panels, strict=True):

@@ -155,5 +155,5 @@ def angles(one: Cell, rate: float, seeds: int, time: float, key: Array) -> tuple
     starts = jax.tree_util.tree_map(lambda leaf: jnp.repeat(leaf[None], seeds, axis=0), one.rest)
     keys = jax.random.split(key, seeds)
     run = independent_runs(one.problem, ne.SGD(rate, 1), starts, keys, steps, {"angle": angle}, records=records)
-    seen = np.unwrap(np.asarray(run.observed["angle"]), period=np.pi, axis=1)
+    seen = np.asarray(np.unwrap(np.asarray(run.observed["angle"], np.float64), period=np.pi, axis=1), np.float64)
     return seen - seen[:, :1], np.linspace(0, steps * rate**2, records + 1)

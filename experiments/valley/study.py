@@ -63,9 +63,7 @@ def turning(preset: Preset, _: int, key: jax.Array) -> tuple[list[Metric], dict[
         seen = []
         for halvings in (0, 1):
             some = jax.random.fold_in(key, 2 * place + halvings)
-            angle, time = networks.angles(
-                one, preset.turning / 2**halvings, 4 * preset.seeds, TURNING_TIME, some
-            )
+            angle, time = networks.angles(one, preset.turning / 2**halvings, 4 * preset.seeds, TURNING_TIME, some)
             seen.append(angle)
         slopes = limit(*(angle[:, -1] / time[-1] for angle in seen))
         omega = one.turning[0, 1]
@@ -99,11 +97,11 @@ def settling(preset: Preset, seed: int, key: jax.Array) -> tuple[list[Metric], d
         direction = (rest - there) / np.linalg.norm(rest - there) ** 2
         ways = np.array([(networks.drift_end(one, ENDS_TIME) - there) @ direction, 1.0])
         row = [one.spread, shift]
+        runs = limit(*ends[:, place, 1])
+        # The Grams are what is expanded in η; their remainder, relative to them, is one of the shift.
+        bias = runs.remainder(size) / size
         for start, (name, way) in enumerate(zip(("the noise equilibrium", "`settle`"), ways, strict=True)):
-            runs = limit(*ends[:, place, start])
             along = limit(*((ends[half, place, start] - there) @ direction for half in (0, 1)))
-            # The Grams are what is expanded in η; their remainder, relative to them, is one of the shift.
-            bias = runs.remainder(size) / size
             metrics.append(
                 within(
                     f"{one.name}: shift of the Grams of SGD that started at {name}",
@@ -169,9 +167,9 @@ def paths(preset: Preset, seed: int, key: jax.Array) -> tuple[list[Metric], dict
     return metrics, arrays
 
 
-def _distance(
-    name: str, value: np.ndarray, target: np.ndarray, error: np.ndarray, bias: float, size: float
-) -> Metric:
+def _distance(name: str, value: np.ndarray, target: np.ndarray, error: np.ndarray, bias: float, size: float) -> Metric:
     """A vector within four times the norm of its standard errors, and a bias, relative to a size."""
     noise = float(np.linalg.norm(error))
-    return Metric(name, 0, float(np.linalg.norm(value - target)) / size, high=(4 * noise + bias) / size, error=noise / size)
+    return Metric(
+        name, 0, float(np.linalg.norm(value - target)) / size, high=(4 * noise + bias) / size, error=noise / size
+    )
