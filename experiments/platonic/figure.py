@@ -34,5 +34,5 @@ def draw(arrays: dict[str, np.ndarray]) -> Figure:
         axes.set(
             xlabel="$\\gamma/\\sigma^2$", ylabel="least alignment", title="weight decay breaks it", ylim=(None, 1.02)
         )
-        axes.legend(loc="lower left")
+        axes.legend(loc="center left")
     return drawing

@@ -11,8 +11,8 @@ class Law:
     """The stationary law of v = m^D for D balanced factors u_i = m, from e(v) = E r' and q(v) = Var r'.
 
     dm = −e m^{D−1} dt + √(2σ²q) m^{D−1} dW has the stationary density
-    p(m) ∝ m^{−2(D−1)} q⁻¹ exp(−∫ e/(σ²q m^{D−1}) dm) on m > 0; for D = 2 that of v is v^{−3/2} q⁻¹ exp(−∫ e/(2σ²vq)
-    dv).
+    p(m) ∝ m^{−2(D−1)} q⁻¹ exp(−∫ e/(σ²q m^{D−1}) dm) on m > 0; for D = 2 that of v is proportional to
+    v^{−3/2} q⁻¹ exp(−∫ e/(2σ²vq) dv).
 
     Args:
         depth: D.
