@@ -8,13 +8,16 @@ import sys
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from scipy.stats import gamma
 
 import noise_equilibrium as ne
 from experiments.__main__ import EXPERIMENTS, use_devices
+from experiments._extrapolate import limit
 from experiments._metrics import Metric, table, within
 from experiments._output import Output
 from experiments._registry import STUDIES
 from experiments.alignment._network import relative_distance, worst
+from experiments.stationary_law.laws import Law
 from experiments.warmup.tasks import Task
 
 
@@ -34,6 +37,24 @@ def test_a_mark_from_errors_is_four_of_them_and_the_bias():
     assert metric.error == 0.04
     assert not within("m", 1.0, 1.3, 0.04, bias=0.05).passed
     assert not within("m", 1.0, 1.0, math.nan).passed  # an error that could not be estimated proves nothing
+
+
+def test_two_rates_leave_the_second_order():
+    """m(η) = 3 + η + η²/4 at η = 0.2: half of the second order of η is left, within what is said to be left."""
+    noise = np.array([-0.1, 0.1])
+    coarse, fine = (3 + rate + rate**2 / 4 + noise for rate in (0.2, 0.1))
+    found = limit(coarse, fine)
+    np.testing.assert_allclose(found.value - 3, -(0.2**2) / 8, rtol=1e-9)
+    np.testing.assert_allclose(found.error, 0.1 * 5**0.5, rtol=1e-9)
+    assert 0.2**2 / 8 < found.remainder(3.0) < 0.01
+
+
+@pytest.mark.parametrize(("depth", "noise"), [(2, 0.125), (2, 0.3)])
+def test_the_law_of_two_factors_is_a_gamma_law(depth, noise):
+    law = Law(depth, lambda v: 2 * (v - 1), lambda v: 0 * v + 4 * noise, 1.0, 8.0)
+    shares = np.array([0.05, 0.5, 0.95])
+    expected = gamma.ppf(shares, 1 / (4 * noise) - 0.5, scale=4 * noise)
+    np.testing.assert_allclose(law.quantile(shares), expected, rtol=1e-4)
 
 
 def test_an_output_folder_holds_figure_data_and_strict_json(tmp_path):

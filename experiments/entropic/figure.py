@@ -13,13 +13,13 @@ def draw(arrays: dict[str, np.ndarray]) -> Figure:
     with plots.figure(11, 3.3, columns=3) as (drawing, columns):
         panels = [column.subplots() for column in columns]
         for axes, name, series in ((panels[0], "layer_squares", plots.SGD), (panels[1], "gd_squares", plots.GD)):
-            steps = arrays["steps" if name == "layer_squares" else "gd_steps"]
+            steps = arrays["steps" if name == "layer_squares" else "gd_steps"] / 1000
             shares = arrays[name] / arrays[name].mean(axis=2, keepdims=True)
             shares = np.exp(np.log(shares).mean(axis=0))
             for place, line in enumerate(LAYERS):
                 axes.plot(steps, shares[:, place], color=series.color, ls=line, label=f"layer {place + 1}")
             axes.axhline(1, color="black", lw=0.9, ls=(0, (1, 1)), label="equipartition")
-            axes.set(xlabel="steps", ylabel="$E\\|g\\|^2$ of a layer over the mean of all", ylim=(0, 2.6))
+            axes.set(xlabel="steps, thousands", ylabel="$E\\|g\\|^2$ of a layer over the mean of all", ylim=(0, 2.6))
             axes.set_title(f"digits, {series.label}")
             axes.legend(loc="upper right", ncols=2)
         axes, rates = panels[2], arrays["rates"]
