@@ -6,6 +6,7 @@ from experiments.approximate_symmetry import ApproximateSymmetry
 from experiments.attention_charges import AttentionCharges
 from experiments.convergence import Convergence
 from experiments.deep_linear import DeepLinear
+from experiments.entropic import Entropic
 from experiments.flat_or_sharp import FlatOrSharp
 from experiments.identities import Identities
 from experiments.initialisation import Initialisation
@@ -14,10 +15,13 @@ from experiments.neuron_charges import NeuronCharges
 from experiments.norm_growth import NormGrowth
 from experiments.optimizers import Optimizers
 from experiments.pinning import Pinning
+from experiments.platonic import Platonic
 from experiments.representations import Representations
 from experiments.scale_circle import ScaleCircle
 from experiments.sign_alignment import SignAlignment
+from experiments.stationary_law import StationaryLaw
 from experiments.time_scales import TimeScales
+from experiments.valley import Valley
 from experiments.warmup import Warmup
 from experiments.weak_order import WeakOrder
 
@@ -27,6 +31,7 @@ STUDIES: dict[str, type[Study]] = {
     "attention_charges": AttentionCharges,
     "convergence": Convergence,
     "deep_linear": DeepLinear,
+    "entropic": Entropic,
     "flat_or_sharp": FlatOrSharp,
     "identities": Identities,
     "initialisation": Initialisation,
@@ -35,10 +40,13 @@ STUDIES: dict[str, type[Study]] = {
     "norm_growth": NormGrowth,
     "optimizers": Optimizers,
     "pinning": Pinning,
+    "platonic": Platonic,
     "representations": Representations,
     "scale_circle": ScaleCircle,
     "sign_alignment": SignAlignment,
+    "stationary_law": StationaryLaw,
     "time_scales": TimeScales,
+    "valley": Valley,
     "warmup": Warmup,
     "weak_order": WeakOrder,
 }

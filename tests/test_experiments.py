@@ -14,10 +14,12 @@ from scipy import stats
 
 import noise_equilibrium as ne
 from experiments.__main__ import EXPERIMENTS, use_devices
+from experiments._extrapolate import limit
 from experiments._metrics import Metric, extrapolated, of_runs, table, within, worst_of
 from experiments._output import Output
 from experiments._registry import STUDIES
 from experiments.alignment._network import relative_distance, worst
+from experiments.stationary_law.laws import Law
 from experiments.warmup.tasks import Task
 
 
@@ -82,6 +84,24 @@ def test_clouds_of_points_are_pixels_in_a_vector_figure(tmp_path):
     axes.plot(np.arange(100))
     Output("unused", tmp_path / "new").write([], {}, drawing)
     assert (tmp_path / "new" / "figure.svg").stat().st_size < 200_000
+
+
+def test_two_rates_leave_the_second_order():
+    """m(η) = 3 + η + η²/4 at η = 0.2: half of the second order of η is left, within what is said to be left."""
+    noise = np.array([-0.1, 0.1])
+    coarse, fine = (3 + rate + rate**2 / 4 + noise for rate in (0.2, 0.1))
+    found = limit(coarse, fine)
+    np.testing.assert_allclose(found.value - 3, -(0.2**2) / 8, rtol=1e-9)
+    np.testing.assert_allclose(found.error, 0.1 * 5**0.5, rtol=1e-9)
+    assert 0.2**2 / 8 < found.remainder(3.0) < 0.01
+
+
+@pytest.mark.parametrize(("depth", "noise"), [(2, 0.125), (2, 0.3)])
+def test_the_law_of_two_factors_is_a_gamma_law(depth, noise):
+    law = Law(depth, lambda v: 2 * (v - 1), lambda v: 0 * v + 4 * noise, 1.0, 8.0)
+    shares = np.array([0.05, 0.5, 0.95])
+    expected = stats.gamma.ppf(shares, 1 / (4 * noise) - 0.5, scale=4 * noise)
+    np.testing.assert_allclose(law.quantile(shares), expected, rtol=1e-4)
 
 
 def test_an_output_folder_holds_figure_data_and_strict_json(tmp_path):

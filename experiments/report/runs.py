@@ -43,7 +43,17 @@ LIBRARIES = (
     "matplotlib",
 )
 SETTINGS = ("JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_DEFAULT_PRNG_IMPL", "XLA_FLAGS")
-SLOW = ("neuron_charges", "attention_charges", "representations", "alignment-digits", "deep_linear", "warmup")
+SLOW = (
+    "neuron_charges",
+    "attention_charges",
+    "representations",
+    "alignment-digits",
+    "deep_linear",
+    "warmup",
+    "platonic",
+    "valley",
+    "entropic",
+)
 """Started first, so that no long one is left for the end."""
 
 

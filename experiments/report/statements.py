@@ -247,10 +247,18 @@ SECTIONS = (
                 ("exact.two_layer_equilibrium", "exact.residual_moments", "find_equilibrium"),
                 "identities",
                 ("Eq. (13)", "Theorem 5.2"),
-                "At rest the hidden axes turn where spectra of inputs and noise are uneven, and Grams lie beside (14): "
-                "by less than 1 % for spectra within a factor of 4.",
+                "Exact as a zero of the Noether flow.",
                 corrected="Γ contains the mean gradient, −KᵀK, which the paper leaves out; at the minimum K = 0, and "
                 "Theorem 5.2 is as printed.",
+            ),
+            Statement(
+                "Theorem 5.2, as the end of SGD",
+                "SGD settles there if Σ and H commute, as for isotropic label noise. Otherwise its drift has an "
+                "antisymmetric part: the hidden axis turns steadily, and the Grams rest elsewhere, as η → 0 too.",
+                ("settle", "valley_drift", "exact.two_layer_equilibrium"),
+                "valley",
+                ("turning", "isotropic label noise", "Σ_x and Σ_ε commute", "spread", "predicted shift"),
+                "The paper has no rotation. At the spread 4 of the tasks of Figure 2 the shift is about 1 %.",
             ),
             Statement(
                 "Eq. (14), Figure 2",
@@ -483,6 +491,40 @@ SECTIONS = (
                 ("‖W‖²", "uneven", "one v", "Adam"),
                 "Ordinary Adam, with a number for each entry, is near it where gradients are even, commutes with no "
                 "rotation, and moves charges at first order in η. Spectra over a factor of 64 are reported.",
+            ),
+            Statement(
+                "Valleys without a symmetry",
+                "SGD moves along the minima by v = −σ²P_T∇Tr[∇²L Cov], H Cov + Cov H = Σ: a valley of three "
+                "parameters, a diagonal linear network and a tanh network with label noise.",
+                ("valley_drift", "valley_motion"),
+                "valley",
+                ("bent valley", "sparse", "tanh"),
+                "Katzenberger's limit theorem; for SGD Li, Wang and Arora (2022).",
+            ),
+            Statement(
+                "Stationary law of a balanced product",
+                "v = uw has the density v^{−3/2}q⁻¹exp(−∫e/(2σ²vq)dv), and collapses for σ² > E[xy]/(2Var(xy)).",
+                ("SGD", "SDE", "simulate"),
+                "stationary_law",
+                ("",),
+                "After Ziyin, Li and Ueda (2023). Three factors do not collapse at any σ².",
+            ),
+            Statement(
+                "Entropic loss",
+                "F = L_γ + (η/4)(‖∇L_γ‖² + Tr Σ_S): −2 dF/dλ is the law of the charge over η, so that noise is equal "
+                "in all layers at rest; shuffled SGD follows the flow of F one order further in η.",
+                ("entropic_loss", "EntropicFlow", "find_equilibrium"),
+                "entropic",
+                ("",),
+            ),
+            Statement(
+                "Platonic representations",
+                "Deep linear networks of different depth, width and view of the inputs have parallel kernels in all "
+                "hidden layers at the noise equilibrium, and SGD finds it.",
+                ("exact.deep_linear_equilibrium", "find_equilibrium", "models.deep_linear"),
+                "platonic",
+                ("",),
+                "Ziyin and Chuang (2025). For isotropic label noise; weight decay breaks it.",
             ),
         ),
     ),

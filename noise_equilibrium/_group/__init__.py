@@ -3,7 +3,8 @@
 from ._abstract import AbstractGroup, Balance
 from ._elementwise import ElementwiseGroup
 from ._matrix import MatrixGroup, times
+from ._psd import lyapunov
 
 Groups = tuple[AbstractGroup, ...]
 
-__all__ = ["AbstractGroup", "Balance", "ElementwiseGroup", "Groups", "MatrixGroup", "times"]
+__all__ = ["AbstractGroup", "Balance", "ElementwiseGroup", "Groups", "MatrixGroup", "lyapunov", "times"]

@@ -39,12 +39,20 @@ def largest(matrix: Matrix) -> Float[Array, ""]:
     return jnp.where(size > 0, jnp.exp(logarithm), 0)
 
 
-def lyapunov(matrix: Matrix, right: Matrix) -> Matrix:
-    """The X with M X + X M = right, zero where M acts as zero on both sides."""
+def lyapunov(matrix: Matrix, right: Matrix, cut: float | None = None) -> Matrix:
+    """The X with M X + X M = right, zero where M acts as zero on both sides.
+
+    Args:
+        matrix: M.
+        right: the right side.
+        cut: sums of two eigenvalues up to this share of the largest are zero; 8dε if not given, and 0 where M is known
+            to be regular.
+    """
     values, vectors = eigh(jax.lax.stop_gradient(matrix))
     sums = values[:, None] + values[None, :]
     # Sums of eigenvalues are as good as these: to 8dε of the largest.
-    known = sums > 8 * len(values) * jnp.finfo(values.dtype).eps * values[-1]
+    share = 8 * len(values) * float(jnp.finfo(values.dtype).eps) if cut is None else cut
+    known = sums > share * values[-1]
     inverse = jnp.where(known, 1 / jnp.where(known, sums, 1), 0)
 
     def solve(_: Callable[[Matrix], Matrix], right: Matrix) -> Matrix:

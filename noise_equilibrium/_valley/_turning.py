@@ -14,10 +14,9 @@ from jaxtyping import Array, Float
 
 from .._double import in_double
 from .._flow import ChargeLaw
-from .._group import AbstractGroup, Groups
+from .._group import AbstractGroup, Groups, lyapunov
 from .._linalg import eigh, expm, least_norm_solution
 from .._numbers import cast
-from ._solve import lyapunov_solution
 from ._stationary import kinds_of
 
 Matrix = Float[Array, "P P"]
@@ -110,7 +109,7 @@ def forces_on(ground: Ground, symmetries: Groups, law: ChargeLaw) -> Forces:
     """`forces` at a point of an orbit."""
     root, spread = ground.root, ground.spread
     gram = root.T @ root
-    inside = lyapunov_solution(gram + jnp.diag(ground.unused), ground.noise)
+    inside = lyapunov(gram + jnp.diag(ground.unused), ground.noise, cut=0.0)
     return forces(ground.arrays, symmetries, law, (spread, spread), (root @ (inside @ gram), root))
 
 
