@@ -100,7 +100,14 @@ from ._symmetry import (
     scaling,
     symmetry_violation,
 )
-from ._training import Diagnosis, RebalanceState, diagnose, rebalance
+from ._training import (
+    Diagnosis,
+    RebalanceState,
+    RotationalEquilibrium,
+    diagnose,
+    rebalance,
+    rotational_equilibrium,
+)
 from ._valley import EntropicFlow, Settled, ValleyMotion, entropic_loss, settle, valley_drift, valley_motion
 
 try:
@@ -147,6 +154,7 @@ __all__ = [
     "RedrawnMoments",
     "RelaxationModes",
     "Rest",
+    "RotationalEquilibrium",
     "RunState",
     "RunningMoments",
     "Settled",
@@ -198,6 +206,7 @@ __all__ = [
     "rescaling",
     "rest_on_orbit",
     "resume",
+    "rotational_equilibrium",
     "run_key",
     "running",
     "sample_noise",
