@@ -12,7 +12,7 @@ SHAPES := $(addprefix tests/test_,validate.py models.py exact.py exponential_sym
 RUN := "$(VENV)/bin/python" -m
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all shapes doctest docs report wheel lint format types clean
+.PHONY: help venv demo test test-all shapes doctest docs browse report wheel lint format types clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)$$/  make \1	\2/p' Makefile | expand -t 18
@@ -26,9 +26,9 @@ help: ## show this list
 venv: ## make the virtual environment, or renew it if pyproject.toml or the pinned versions changed
 	@PYTHON='$(PYTHON)' VENV='$(VENV)' CONSTRAINTS='$(CONSTRAINTS)' sh tools/make_venv.sh
 
-demo: venv ## a small version of Figure 2, on synthetic data and on digits
+demo: venv ## a small version of Figure 2, and a page on a small network and real data that opens in a browser
 	$(RUN) experiments alignment --quick
-	$(RUN) experiments alignment --data digits --quick
+	$(RUN) experiments demo
 
 test: venv ## run the tests, without the slow ones
 	$(RUN) pytest -n $(WORKERS) -m "not slow"
@@ -43,7 +43,10 @@ doctest: venv ## run the examples in the docstrings
 	JAX_ENABLE_X64=1 JAX_PLATFORMS="$${JAX_PLATFORMS:-cpu}" $(RUN) pytest --doctest-modules noise_equilibrium
 
 docs: venv ## build the documentation into build/site; a broken link or reference is an error
-	$(RUN) mkdocs build --strict --quiet
+	"$(VENV)/bin/python" tools/build_site.py
+
+browse: docs ## open every page of the documentation in a browser without a window, wide and narrow (needs Chromium)
+	"$(VENV)/bin/python" tools/browse.py build/site
 
 report: venv ## the whole paper on one page: runs what is missing, a quarter of an hour on two cores
 	$(RUN) experiments report

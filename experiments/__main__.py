@@ -7,9 +7,10 @@ import tyro
 
 from experiments._metrics import table
 from experiments._registry import STUDIES
+from experiments.demo import Demo
 from experiments.report import Report
 
-EXPERIMENTS = dict(sorted({**STUDIES, "report": Report}.items()))
+EXPERIMENTS = dict(sorted({**STUDIES, "demo": Demo, "report": Report}.items()))
 
 
 def use_devices(arguments: list[str]) -> list[str]:
@@ -48,7 +49,8 @@ def main() -> int:
         return 2
     failed = [metric for metric in metrics if not metric.passed]
     print(table(metrics))
-    print(f"\n{len(metrics) - len(failed)} of {len(metrics)} metrics passed; figure, data and metrics are in {folder}")
+    where = getattr(experiment, "DONE", "figure, data and metrics are in {}").format(folder)
+    print(f"\n{len(metrics) - len(failed)} of {len(metrics)} metrics passed; {where}")
     return 1 if failed else 0
 
 

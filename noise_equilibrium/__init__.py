@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from . import data, exact, models
+from ._citation import citation
 from ._discovery import FoundSymmetry, Symmetries, find_symmetries
 from ._dynamics import (
     GD,
@@ -171,6 +172,7 @@ __all__ = [
     "WeakError",
     "charge_rates",
     "check_symmetry",
+    "citation",
     "combine_moments",
     "data",
     "diagnose",

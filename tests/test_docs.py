@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import noise_equilibrium as ne
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 SOURCES = sorted(
@@ -69,3 +71,12 @@ def test_the_theory_that_docstrings_cite_is_on_its_page():
     cited = {path.relative_to(ROOT).as_posix(): citations(path.read_text(encoding="utf-8")) for path in SOURCES}
     assert sum(map(len, cited.values())) > 30
     assert {name: missing for name, found in cited.items() if (missing := found - headings)} == {}
+
+
+def test_the_reference_holds_every_public_name_once():
+    names = [
+        name
+        for page in (ROOT / "docs" / "reference").glob("*.md")
+        for name in re.findall(r"^::: noise_equilibrium\.(\w+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert sorted(names) == sorted({*ne.__all__, "plots"})

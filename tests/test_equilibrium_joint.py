@@ -102,6 +102,7 @@ def test_all_pairs_of_a_deep_linear_network_are_balanced_from_ten_starts(widths)
                 np.testing.assert_allclose(one, other, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_directions_that_die_are_counted():
     """4 units after 5 inputs and before 3 units: one direction has no way out, and its inputs die."""
     problem, start = deep_problem((5, 4, 3, 4))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import slow_but
 
 import noise_equilibrium as ne
 from noise_equilibrium.models import deep_linear as deep
@@ -118,7 +119,7 @@ def test_balanced_quantities_of_a_deep_network():
     np.testing.assert_allclose(np.linalg.svd(middle, compute_uv=False)[:2], shares[0] ** 0.5, rtol=1e-12)
 
 
-@pytest.mark.parametrize("width", [2, 3, 5], ids=["bottleneck", "full", "wide"])
+@pytest.mark.parametrize("width", slow_but([2, 3, 5], 5), ids=["bottleneck", "full", "wide"])
 def test_the_two_layer_equilibrium_is_the_one_that_find_equilibrium_finds(width):
     V, cov_x, cov_noise = matrix(3, 4, 0), covariance(4, 1), covariance(3, 2)
     exact = ne.exact.two_layer_equilibrium(V, cov_x, cov_noise, width)
@@ -188,7 +189,7 @@ def true_hessian_trace(problem, params):
     return jnp.trace(jax.hessian(lambda theta: problem.risk(unflatten(theta)))(theta))
 
 
-@pytest.mark.parametrize("widths", [[3], [2, 4]], ids=["two-layers", "three-layers"])
+@pytest.mark.parametrize("widths", slow_but([[3], [2, 4]], [2, 4]), ids=["two-layers", "three-layers"])
 def test_the_trace_of_the_hessian_is_that_of_jax(widths):
     V, cov_x, cov_noise = matrix(2, 3, 0), covariance(3, 1), covariance(2, 2)
     params = deep.init(jax.random.key(0), 3, widths, 2)

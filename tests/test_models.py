@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import slow_but
 
 import noise_equilibrium as ne
 from noise_equilibrium.models import two_layer_linear as linear
@@ -86,7 +87,7 @@ def samples_of(shapes, n=5):
     )
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", slow_but(MODELS, *(MODELS.keys() - {"two heads", "deep"})))
 def test_every_model_has_the_symmetries_next_to_it(name):
     start, model, symmetries, shapes = MODELS[name]
     params = start(jax.random.key(0))
@@ -219,7 +220,7 @@ def test_heads_add_up():
         ne.models.attention.Network(0)
 
 
-@pytest.mark.parametrize("name", ["net-a", "deep-relu", "two heads"])
+@pytest.mark.parametrize("name", slow_but(["net-a", "deep-relu", "two heads"], "two heads"))
 def test_the_moments_of_the_models_are_those_of_the_dense_covariance(name):
     start, model, symmetries, shapes = MODELS[name]
     params = start(jax.random.key(0))

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import problems
 import pytest
+from marks import slow_but
 
 import noise_equilibrium as ne
 from noise_equilibrium.models import two_layer_linear as linear
@@ -67,10 +68,7 @@ def assert_same_run(parts, whole, records=("charge", "timed")):
         np.testing.assert_array_equal(part, reference)
 
 
-QUICK = ("SGD-epochs", "SDE")
-
-
-@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in DYNAMICS])
+@pytest.mark.parametrize("name", slow_but(DYNAMICS, "SDE"))
 def test_a_run_in_segments_is_the_same_to_the_last_bit(name):
     problem, params = linear_problem()
     whole = ne.simulate(problem, DYNAMICS[name], params, 24, key=KEY, observe=OBSERVE, every=4)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import slow_but
 
 import noise_equilibrium as ne
 
@@ -83,7 +84,12 @@ def assert_as_in_double(d, widths, decay, heads, draws, seed):
 
 
 @pytest.mark.parametrize(
-    ("d", "widths", "heads"), [(8, "equal", 1), (48, "equal", 1), (24, "wider", 1), (32, "narrower", 4)]
+    ("d", "widths", "heads"),
+    [
+        (8, "equal", 1),
+        (32, "narrower", 4),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((48, "equal", 1), (24, "wider", 1))),
+    ],
 )
 def test_an_equilibrium_is_as_in_double_precision(d, widths, heads):
     """Status and Grams; in single precision alone up to 72 % of these draws had the wrong status at d = 48."""
@@ -99,6 +105,7 @@ def test_equilibria_of_many_draws_are_as_in_double_precision(d, widths, decay, h
     assert_as_in_double(d, widths, decay, heads, draws=14, seed=1)
 
 
+@pytest.mark.slow
 def test_factors_of_any_condition():
     """Singular values over six decades, opposed in the two factors: in a Gram they are twelve decades apart."""
     rng = np.random.default_rng(0)
@@ -201,7 +208,9 @@ def run_alone(program, times, threads, limit):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("program", [HEADS, MANY], ids=["two symmetries of heads", "many equilibria at once"])
+@pytest.mark.parametrize(
+    "program", slow_but([HEADS, MANY], HEADS), ids=["two symmetries of heads", "many equilibria at once"]
+)
 def test_decompositions_never_wait_for_each_other(program):
     """With jaxlib's batches two symmetries of heads wait for each other for ever, on the first call."""
     run_alone(program, 2, 2, limit=300)

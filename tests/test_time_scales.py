@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import slow_but
 from problems import BLOCKS, DOWN, SYMMETRIES, UP
 
 import noise_equilibrium as ne
@@ -54,7 +55,9 @@ def matrix_free(problem, params, symmetry):
     return ne.time_scales(problem, params, symmetry, NOISE_SCALE, method="matrix-free")
 
 
-@pytest.mark.parametrize("widths", [(20, 30, 20), (25, 25, 25), (40, 20, 30), (30, 60, 20)], ids=str)
+@pytest.mark.parametrize(
+    "widths", slow_but([(20, 30, 20), (25, 25, 25), (40, 20, 30), (30, 60, 20)], (25, 25, 25)), ids=str
+)
 def test_the_least_curvature_of_a_linear_network_is_found_without_its_hessian(widths):
     """P is 1200 to 3000; the ratio of the largest to the least curvature 30 to 10,000."""
     for seed in range(3):
@@ -69,7 +72,7 @@ def test_the_least_curvature_of_a_linear_network_is_found_without_its_hessian(wi
 
 
 @pytest.mark.float32
-@pytest.mark.parametrize("widths", [(20, 30, 20), (40, 20, 30), (30, 60, 20)], ids=str)
+@pytest.mark.parametrize("widths", slow_but([(20, 30, 20), (40, 20, 30), (30, 60, 20)], (20, 30, 20)), ids=str)
 def test_the_least_curvature_in_single_precision(widths):
     problem, params, curvatures = linear_minimum(*widths, 0, np.float32)
     least = curvatures[curvatures > 1e-3 * curvatures.max()].min()
@@ -79,7 +82,9 @@ def test_the_least_curvature_in_single_precision(widths):
     assert abs(scales.erm - 1 / least) <= scales.erm_error + 1e-5 / least
 
 
-@pytest.mark.parametrize(("samples", "seed"), [(15, 0), (60, 0), pytest.param(60, 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("samples", "seed"), [(15, 0), *(pytest.param(60, seed, marks=pytest.mark.slow) for seed in (0, 1))]
+)
 @pytest.mark.parametrize("activation", [jax.nn.relu, jnp.tanh], ids=["relu", "tanh"])
 def test_the_least_curvature_is_that_of_the_dense_hessian(activation, samples, seed):
     """Curvatures fall off without a gap, and most directions are flat: 2 × samples of 600 are not."""
@@ -135,6 +140,7 @@ class Scaled(eqx.Module):
         return self.factor * linear.loss(params, sample)
 
 
+@pytest.mark.slow
 def test_derivatives_without_the_hessian_are_those_of_finite_differences():
     """In a factor on the loss, t ∝ 1/factor, and along the orbit, on which every point is a minimum."""
     problem, params, _ = linear_minimum(3, 4, 3, 1)
@@ -193,7 +199,7 @@ PROJECTED = {
 
 
 @pytest.mark.parametrize("empty", [False, True], ids=["full", "empty-neuron"])
-@pytest.mark.parametrize("name", PROJECTED)
+@pytest.mark.parametrize("name", slow_but(PROJECTED, "symmetric", "diagonal", "exponential"))
 def test_the_projector_is_that_of_the_directions_of_the_orbit(name, empty):
     params = linear.init(jax.random.key(0), 3, 4, 3)
     if empty:
@@ -236,7 +242,7 @@ SPECTRA = {
 }
 
 
-@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("name", slow_but(SPECTRA, *(SPECTRA.keys() - {"gap", "few"})))
 def test_the_smallest_eigenvalue_above_zero_is_found(name):
     values = SPECTRA[name]
     least = values[values > 1e-6 * values.max()].min()

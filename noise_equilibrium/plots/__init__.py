@@ -7,5 +7,20 @@ differs from its neighbours by its line or marker too, so that a figure can be r
 from ._diagnosis import diagnosis
 from ._panels import elements, elementwise, lines, runs, theory
 from ._style import GD, SDE, SGD, Series, figure
+from ._tree import Tree, tree
 
-__all__ = ["GD", "SDE", "SGD", "Series", "diagnosis", "elements", "elementwise", "figure", "lines", "runs", "theory"]
+__all__ = [
+    "GD",
+    "SDE",
+    "SGD",
+    "Series",
+    "Tree",
+    "diagnosis",
+    "elements",
+    "elementwise",
+    "figure",
+    "lines",
+    "runs",
+    "theory",
+    "tree",
+]
