@@ -103,7 +103,14 @@ from ._symmetry import (
     scaling,
     symmetry_violation,
 )
-from ._training import Diagnosis, RebalanceState, diagnose, rebalance
+from ._training import (
+    Diagnosis,
+    RebalanceState,
+    RotationalEquilibrium,
+    diagnose,
+    rebalance,
+    rotational_equilibrium,
+)
 from ._valley import EntropicFlow, Settled, ValleyMotion, entropic_loss, settle, valley_drift, valley_motion
 
 try:
@@ -150,6 +157,7 @@ __all__ = [
     "RedrawnMoments",
     "RelaxationModes",
     "Rest",
+    "RotationalEquilibrium",
     "RunState",
     "RunningMoments",
     "Settled",
@@ -203,6 +211,7 @@ __all__ = [
     "rescaling",
     "rest_on_orbit",
     "resume",
+    "rotational_equilibrium",
     "run_key",
     "running",
     "sample_noise",

@@ -1,5 +1,7 @@
 """Rebalancing in a training loop: the function stays, the point is right, the optimiser's state follows."""
 
+import re
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -181,3 +183,27 @@ def test_bad_arguments_are_refused():
         tx.update(params, tx.init(params))
     with pytest.raises(ValueError, match="expected the batch as an extra argument"):
         tx.update(params, tx.init(params), params)
+
+
+@pytest.mark.parametrize("wrapped", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_between_motions_updates_are_the_optimisers_and_cost_nothing(wrapped):
+    """To the last bit, and in the compiled program the branch that stays has nothing to do: it copies no parameter."""
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        problem, params = relu_problem()
+        params, data = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (params, problem.data))
+        adam, slope = optax.adam(1e-2), gradient(params, data)
+        if wrapped:
+            tx = ne.rebalance(loss, neurons(0), every=2, to="norm", optimizer=adam)
+        else:
+            tx = optax.chain(adam, ne.rebalance(loss, neurons(0), every=2, to="norm"))
+        update = jax.jit(lambda slope, state, params: tx.update(slope, state, params, data=data))
+        expected, _ = jax.jit(adam.update)(slope, adam.init(params), params)
+        found, _ = update(slope, tx.init(params), params)
+        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_array_equal(one, other)
+        program = update.lower(slope, tx.init(params), params).compile().as_text()
+    (names,) = re.findall(r" conditional\(.*branch_computations=\{%?([\w.\-]+), %?([\w.\-]+)\}", program)
+    stays, moves = (re.search(rf"^%?{re.escape(name)} .*?^\}}", program, re.M | re.S)[0] for name in names)
+    # A computation is its head, its operations and a brace.
+    assert len(stays.splitlines()) < 6 < len(moves.splitlines())
+    assert " copy(" not in stays

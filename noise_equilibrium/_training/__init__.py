@@ -3,5 +3,13 @@
 from ._diagnose import diagnose
 from ._diagnosis import Diagnosis
 from ._rebalance import RebalanceState, rebalance
+from ._rotational import RotationalEquilibrium, rotational_equilibrium
 
-__all__ = ["Diagnosis", "RebalanceState", "diagnose", "rebalance"]
+__all__ = [
+    "Diagnosis",
+    "RebalanceState",
+    "RotationalEquilibrium",
+    "diagnose",
+    "rebalance",
+    "rotational_equilibrium",
+]

@@ -13,7 +13,7 @@ from .._dynamics import optax_promotion
 from .._equilibrium import OBJECTIVES, Equilibrium, find_equilibrium, move_along
 from .._parameters import is_parameter
 from .._problem import Problem
-from .._symmetry import AbstractSymmetry, check_symmetry
+from .._symmetry import AbstractSymmetry, bind, check_symmetry
 from .._validate import integer
 from ._optimizer_state import along_with
 
@@ -152,35 +152,55 @@ def rebalance(
         if inner is not None:
             with optax_promotion():
                 updates, before = inner.update(updates, before, params, data=data, **extra)
-        there = optax.apply_updates(params, updates)
+        touched = _touched(several, params)
 
-        def move(there: PyTree, optimizer_state: Any) -> tuple[PyTree, Any, Array]:
+        def move() -> tuple[list[Array], Any, Array]:
+            there = optax.apply_updates(params, updates)
             end, elements = found(there, data)
             arrays = [leaf for leaf in jax.tree_util.tree_leaves(end.params) if is_parameter(leaf)]
             finite = jnp.stack([jnp.all(jnp.isfinite(array)) for array in arrays]).all()
-            follow = along_with(optimizer_state, there, several, elements, reset=reset)
-            kept = jax.tree_util.tree_map(
-                lambda new, old: jnp.where(finite, new, old), (end.params, follow), (there, optimizer_state)
+            follow = along_with(before, there, several, elements, reset=reset)
+            moved, follow = jax.tree_util.tree_map(
+                lambda new, old: jnp.where(finite, new, old), (end.params, follow), (there, before)
             )
-            return *kept, end.status
+            moved = jax.tree_util.tree_leaves(moved)
+            return [_difference(moved[place], before_moving[place]) for place in touched], follow, end.status
 
-        def stay(there: PyTree, optimizer_state: Any) -> tuple[PyTree, Any, Array]:
-            return there, optimizer_state, state.status
+        def stay() -> tuple[list[Array], Any, Array]:
+            # The update itself: to the last bit what the optimiser wants, and no pass over the parameters.
+            return [_widened(leaves[place], before_moving[place]) for place in touched], before, state.status
 
+        before_moving, structure = jax.tree_util.tree_flatten(params)
+        leaves = structure.flatten_up_to(updates)
         count = state.updates + 1
         if isinstance(count, jax.core.Tracer):
-            moved, after, status = jax.lax.cond(count % every == 0, move, stay, there, before)
+            moved, after, status = jax.lax.cond(count % every == 0, move, stay)
         else:
-            moved, after, status = (stay if int(count) % every else move)(there, before)
-        return jax.tree_util.tree_map(_difference, moved, params), RebalanceState(count, status, after)
+            moved, after, status = (stay if int(count) % every else move)()
+        for place, leaf in zip(touched, moved, strict=True):
+            leaves[place] = leaf
+        return jax.tree_util.tree_unflatten(structure, leaves), RebalanceState(count, status, after)
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
+def _touched(symmetries: Sequence[AbstractSymmetry], params: PyTree) -> list[int]:
+    """The places of the leaves that a motion may change: a conditional copies all that it returns, so no others."""
+    places = [place for place, leaf in enumerate(jax.tree_util.tree_leaves(params)) if is_parameter(leaf)]
+    groups = [bind(symmetry, params) for symmetry in symmetries]
+    return [places[index] for index in sorted({leaf for group in groups for leaf in group.leaves(len(places))})]
+
+
 def _difference(new: Array, old: Array) -> Array:
     """The update: in single precision at least, as the difference of half-precision numbers is not one of them."""
-    wide = jnp.promote_types(new.dtype, jnp.float32)
+    wide = jnp.promote_types(old.dtype, jnp.float32)
     return new.astype(wide) - old.astype(wide)
+
+
+def _widened(update: Any, param: Array) -> Array:
+    """An update in the precision of a motion's."""
+    wide = jnp.promote_types(param.dtype, jnp.float32)
+    return jnp.zeros(param.shape, wide) if update is None else jnp.asarray(update).astype(wide)
 
 
 def _check(loss: Any, data: PyTree, symmetries: Sequence[AbstractSymmetry], params: PyTree, state: Any) -> None:
