@@ -62,6 +62,32 @@ CAPTIONS = {
         "least entropic loss on the orbit (dotted) and of all parameters (solid). Of the normalisation: w² over that"
         " of the minimum, less one."
     ),
+    "valley": (
+        "The two-layer linear network under label noise, minima without gradient. Above: angle of the hidden axis "
+        "along runs of SGD, with uneven noise, which turns it for ever, and with isotropic noise, which does not; "
+        "how far apart the Grams are at rest and at the noise equilibrium, over the spread of the spectra: "
+        "predicted for six tasks (grey) and another (crosses), measured in that one (blue, two standard errors); "
+        "and where SGD is after some time, from either start: 0 is the noise equilibrium, 1 where it settles. "
+        "Below: valleys without a symmetry, mean of SGD at η and η/2 (blue) along the path of `valley_drift` "
+        "(black)."
+    ),
+    "stationary_law": (
+        "ℓ = (u w x − y)². Histograms of v = uw over many runs of SGD (blue) or of the SDE (orange, for inputs that "
+        "vary), with the density in closed form (black); grey: before the charge has decayed. Others: the charge's "
+        "decay; the growth of log v near 0, whose sign decides between a law and collapse; three factors, which do "
+        "not collapse; shares of runs below each quantile."
+    ),
+    "entropic": (
+        "Left: E‖g‖² of each layer over the mean of all, along training on digits, by SGD and by GD; 1 is "
+        "equipartition. Right: distance of the mean of shuffled SGD from the flows of F and of L at the same time, "
+        "over the learning rate; dotted: first and second order."
+    ),
+    "platonic": (
+        "Two deep linear networks of different depth, width and view of the inputs, on one task. Left: least "
+        "alignment of the kernels of two hidden layers along training. Middle: alignment of all pairs at the end, "
+        "of SGD and of GD; 1 is parallel. Right: least alignment at the equilibrium with weight decay, predicted "
+        "without training."
+    ),
     "weak_order": (
         "(u w x − y)²: distance of the means of SGD and of its SDE after one time, with three standard errors, against "
         "the learning rate."
