@@ -23,7 +23,6 @@ def found(loss, params, data):
     )
 
 
-@pytest.mark.slow
 def test_attention_and_norms_of_flax_linen():
     nn = pytest.importorskip("flax.linen")
 
@@ -56,7 +55,6 @@ def test_attention_and_norms_of_flax_linen():
     ]
 
 
-@pytest.mark.slow
 def test_a_convolution_with_frozen_batch_statistics_of_flax_linen():
     nn = pytest.importorskip("flax.linen")
 
@@ -76,7 +74,6 @@ def test_a_convolution_with_frozen_batch_statistics_of_flax_linen():
     ]
 
 
-@pytest.mark.slow
 def test_attention_of_flax_nnx():
     nnx = pytest.importorskip("flax.nnx")
 

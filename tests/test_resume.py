@@ -83,6 +83,7 @@ def test_segments_of_one_step_in_single_precision():
     assert_same_run(in_segments(problem, ne.SGD(0.05, 2), params, [1] * 6, 1), whole)
 
 
+@pytest.mark.optimised
 def test_segments_under_vmap_and_jit():
     problem, params = linear_problem()
     keys, sgd = jax.random.split(KEY, 3), DYNAMICS["SGD-epochs"]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import test_rotation as rotation
+from marks import slow_but
 from problems import BLOCKS, SCALAR, SYMMETRIES
 
 import noise_equilibrium as ne
@@ -107,11 +108,6 @@ MINIMA = {
     "relu": relu_minimum,
     "deep": lambda: deep_minimum()[:2],
 }
-
-
-def slow_but(names, *quick):
-    """The names, with those that are not quick marked slow."""
-    return [name if name in quick else pytest.param(name, marks=SLOW) for name in names]
 
 
 @pytest.mark.parametrize("name", slow_but(MINIMA, "anisotropic", "tanh"))
