@@ -26,6 +26,7 @@ PAGES = ROOT / "build" / "docs"  # what Zensical reads: docs/, and the pages mad
 GALLERY = ROOT / "build" / "gallery"  # kept from build to build
 
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+MARKED = re.compile(r"^```python [\w-]+$", re.MULTILINE)
 TAG = re.compile(r"\\tag\{(.*?)\}")
 # In running text a formula is Unicode, with `_` and `^` where no letter is small or high enough: C_B, t_equi, e^{−t}.
 LOW = re.compile(
@@ -139,6 +140,8 @@ def gather() -> None:
     """All pages in one folder."""
     shutil.rmtree(PAGES, ignore_errors=True)
     shutil.copytree(ROOT / "docs", PAGES, ignore=shutil.ignore_patterns("*.py"))
+    for page in PAGES.rglob("*.md"):  # what is said to the tests of a block is no part of its language
+        page.write_text(MARKED.sub("```python", page.read_text(encoding="utf-8")), encoding="utf-8")
     gallery.build(GALLERY)
     shutil.copytree(GALLERY, PAGES / "gallery", ignore=shutil.ignore_patterns("*.done", "*.npz"), dirs_exist_ok=True)
 
