@@ -58,7 +58,7 @@ with (
         executor=client.get_executor(),
         progress=False,
     ).load()
-results
+print(results)
 
 # %%
 figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
