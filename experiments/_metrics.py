@@ -93,7 +93,7 @@ def within(
         bias: how far the mean itself may lie from the prediction, in the same unit: the next order in η, say; where
             it comes from is said where it is chosen.
         runs: how many runs the error was estimated from, if they are few: the interval is then that of Student's t
-            which is missed as seldom as four standard errors of very many runs, 8.0 of them at eight runs.
+            which is missed as seldom as four standard errors of very many runs, 8.5 of them at eight runs.
     """
     factor = 4.0 if runs is None else math.nan if runs < 2 else float(stats.t.isf(stats.norm.sf(4), runs - 1))
     margin = factor * error + bias

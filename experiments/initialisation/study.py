@@ -180,8 +180,6 @@ def draw(arrays: dict[str, np.ndarray]) -> Figure:
         values = [np.maximum(arrays[f"moved_{name}"], 1e-16) for name in names]
         for place, of in enumerate(values):
             axes.semilogy(np.full(len(of), place), of, plots.GD.marker, color=plots.GD.color, ms=5)
-        axes.axhline(1, color=plots.SGD.color, lw=1.4, label="SGD: all of it")
         axes.set_xticks(range(len(names)), list(names.values()))
         axes.set(ylabel="change of the charge, relative", title="Remark 4.4", xlim=(-0.5, 2.5))
-        axes.legend(fontsize=7.5, loc="center left")
     return drawing

@@ -37,7 +37,7 @@ from noise_equilibrium.models import deep_relu, two_layer_linear
 
 D_IN, D_OUT, HIDDEN = 12, 4, 4  # of the network that adaptive steps take elsewhere
 NOISE = 0.25  # variance of its label noise
-SPREAD = 8.0  # the eigenvalues of Σ_x lie in [1/8, 8], those of Σ_ε in 0.25 · [1/4, 4], where gradients are not even
+SPREAD = 8.0  # the eigenvalues of Σ_x lie in [1/8, 8], those of Σ_ε in 0.25 · [1/√8, √8], where gradients are not even
 BATCH = {"wide": 8, "neurons": 8}
 RATES = (0.016, 0.008)  # of Adam, extrapolated to 0
 SGD_RATES = (0.02, 0.01)

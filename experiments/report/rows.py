@@ -160,14 +160,18 @@ def summary(
             f"error is {worst:.0e}, that of a finite limit or difference."
         )
     words.append(
-        f"The others are about training. {random} of the marks are the prediction ± four standard errors of the runs "
-        "± a bias, mostly of the order of η, whose size stands in the code with its reason; the others are fixed "
-        "numbers. All are in the code, not chosen by a run; but the code was written by people who had seen earlier "
-        "runs at other seeds, and some tasks and marks were changed after such runs failed: fixed marks are no blind "
-        "test. A new seed is."
+        f"The others are about training. {random} of the marks are the prediction ± four standard errors of the runs, "
+        "more where runs are few (Student's law), ± a bias, mostly of the order of η, whose size stands in the code "
+        "with its reason; where a limit η → 0 is taken, the bias is estimated from the runs themselves. The others are "
+        "fixed numbers in the code. It was written by people who had seen earlier runs at other seeds, and some tasks "
+        "and marks were changed after such runs failed: fixed marks are no blind test. A new seed is."
     )
     if failed:
         words.append(f"Outside their marks: {'; '.join(failed)}.")
+    taken = {(row.statement.run, metric["name"]) for row in rows for metric in row.metrics}
+    loose = [f"{m['name']} ({run})" for run, m in metrics if not reported(m) and (run, m["name"]) not in taken]
+    if loose:
+        words.append(f"Measured, and in no statement above: {'; '.join(loose)}.")
     if failures:
         words.append(f"Broke off, and are missing here: {', '.join(failures)}.")
     return words
