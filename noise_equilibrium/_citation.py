@@ -46,6 +46,13 @@ ENTRIES = {
   year      = {2019},
   note      = {arXiv:1906.04721}
 }""",
+    "kosson2024rotational": """@inproceedings{kosson2024rotational,
+  title     = {Rotational Equilibrium: How Weight Decay Balances Learning Across Neural Networks},
+  author    = {Kosson, Atli and Messmer, Bettina and Jaggi, Martin},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2024},
+  note      = {arXiv:2305.17212}
+}""",
     "kidger2021on": """@phdthesis{kidger2021on,
   title  = {On Neural Differential Equations},
   author = {Kidger, Patrick},
@@ -81,6 +88,7 @@ USES = {
     "GradientFlow": ("kidger2021on",),
     "orbit_flow": ("kidger2021on",),
     "sde_terms": ("kidger2021on",),
+    "rotational_equilibrium": ("kosson2024rotational",),
     "predict": ("kidger2021on", "rader2024optimistix"),
     "digits": ("alpaydin1998optical",),
 }

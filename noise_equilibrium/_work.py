@@ -1,4 +1,4 @@
-"""What a batch of runs costs, as its program tells without being run: it sets the size of a unit, and nothing else.
+"""What a batch of runs costs, as its program tells without being run: it sets the size of a unit and of a loop's turn.
 
 Right to a factor of a few, which is all that the size of a unit needs. An estimate and no clock, so that the same sweep
 without a store is cut in the same way every time; a store remembers how it was cut.

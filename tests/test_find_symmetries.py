@@ -277,3 +277,20 @@ def test_a_parameter_that_leaves_the_domain_of_the_loss_is_named():
     with pytest.raises(ValueError, match=r"not finite after a perturbation of \['c'\]"):
         ne.find_symmetries(problem, params)
     assert ne.find_symmetries(problem, params, frozen=lambda p: p["c"]) == []
+
+
+def test_the_program_does_not_depend_on_which_sample_comes_first():
+    """Labels in one-hot form: zeros that the first sample has, others have not."""
+    labels = jnp.array([2, 0, 1, 1, 2, 0])
+    inputs = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)))
+    params = {"E": jnp.ones((3, 3)) + jnp.eye(3), "v": jnp.array([1.0, 2.0, 3.0])}
+
+    def loss(p, z):
+        return jnp.sum((jax.nn.one_hot(z[1], 3) @ p["E"] * p["v"] - z[0]) ** 2)
+
+    shown = []
+    for shift in range(3):
+        data = (inputs, jnp.roll(labels, shift))
+        problem = ne.Problem(loss, data)
+        shown.append(ne.find_symmetries(problem, params).program(problem, params))
+    assert shown[0] == shown[1] == shown[2]

@@ -234,3 +234,15 @@ def test_a_run_that_is_killed_again_and_again_ends_at_the_same_bits(tmp_path):
         process.communicate()
     assert seen == 3  # each was killed while it was at work
     assert finished(path) == finished(tmp_path / "whole")
+
+
+def test_a_damaged_file_is_said_to_be_one(tmp_path):
+    problem = ne.Problem(lambda w, z: (w - z) ** 2 / 2, jnp.array([1.0, 3.0]))
+    run = ne.simulate(problem, ne.GD(0.5), jnp.zeros(3)[0], 2)
+    ne.save_run(tmp_path / "run", run)
+    whole = (tmp_path / "run").read_bytes()
+    (tmp_path / "cut").write_bytes(whole[: len(whole) // 2])
+    np.save(tmp_path / "other.npy", np.ones(3))
+    for name in ("cut", "other.npy"):
+        with pytest.raises(ValueError, match="no run that save_run wrote"):
+            ne.load_run(tmp_path / name, run)

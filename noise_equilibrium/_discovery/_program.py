@@ -87,10 +87,14 @@ class TooLarge(Exception):
 
 
 class Value(NamedTuple):
-    """A value of the program: the number of the form of each entry, and the value itself if only it is known."""
+    """A value of the program: the number of the form of each entry, and the value itself if only it is known.
+
+    What is computed from a sample is no constant: a zero in it is none for other samples.
+    """
 
     forms: np.ndarray
     known: np.ndarray | None = None
+    sampled: bool = False
 
 
 class Reader:
@@ -132,7 +136,8 @@ class Reader:
         if all(value.known is not None for value in operands):
             found = evaluate_equation(eqn, [value.known for value in operands])
             if all((value.forms <= INVARIANT).all() for value in operands):
-                return [_constant(value) if _is_plain(operands) else _sampled(value) for value in found]
+                kind = _sampled if any(value.sampled for value in operands) else _constant
+                return [kind(value) for value in found]
         loop = program_inside(eqn, SCANS)
         layout = None if loop is None else scan_layout(eqn, loop.jaxpr)
         if loop is not None and layout is not None:
@@ -193,7 +198,7 @@ class Reader:
         fixed, carry, rows = operands[:consts], operands[consts : consts + carried], operands[consts + carried :]
         turns = []
         for turn in reversed(range(length)) if reverse else range(length):
-            here = [Value(v.forms[turn], None if v.known is None else v.known[turn]) for v in rows]
+            here = [Value(v.forms[turn], None if v.known is None else v.known[turn], v.sampled) for v in rows]
             out = self.run(body, [*fixed, *carry, *here])
             carry = out[:carried]
             turns.append(out[carried:])
@@ -263,12 +268,8 @@ def _is_multiple(value: np.ndarray) -> np.ndarray:
 
 def _sampled(value: Any) -> Value:
     """A value of the sample: one that is zero there is none elsewhere."""
-    return Value(np.full(np.shape(value), INVARIANT), np.asarray(value))
+    return Value(np.full(np.shape(value), INVARIANT), np.asarray(value), sampled=True)
 
 
 def _shape(var: Any) -> tuple[int, ...]:
     return var.aval.shape
-
-
-def _is_plain(operands: Sequence[Value]) -> bool:
-    return all(np.array_equal(value.forms == ZERO, _is_multiple(np.asarray(value.known))) for value in operands)

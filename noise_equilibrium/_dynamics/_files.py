@@ -3,6 +3,8 @@
 import json
 import os
 import uuid
+import zipfile
+import zlib
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -88,22 +90,27 @@ def load_run(path: str | PathLike[str], like: Trajectory) -> Trajectory:
         raise ValueError(f"like is {type(like).__name__}; expected what simulate or resume returned.")
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             header = json.loads(file["header"].tobytes())
             saved = {name: file[str(place)] for place, name in enumerate(header["dtypes"])}
-    except (ValueError, KeyError, EOFError, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise ValueError(f"{path} is no run that save_run wrote: {error}") from error
-    if header["format"] != FORMAT:
-        raise ValueError(f"{path} has the format {header['format']!r} and this version reads {FORMAT!r}.")
+            written = header["format"]
+    # What NumPy, zip and JSON say of a file that is cut, damaged or of another kind; a file that may not be read is
+    # another matter, and its error passes.
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is no run that save_run wrote, or is damaged: {error}") from error
+    if written != FORMAT:
+        raise ValueError(f"{path} has the format {written!r} and this version reads {FORMAT!r}.")
     expected, dtypes, records = _arrays(like), header["dtypes"], _records(like)
     said = [f"{name} is there and was not expected" for name in dtypes if name not in expected]
     said += [f"{name} is missing" for name in expected if name not in dtypes]
     for name in expected.keys() & dtypes.keys():
         leaf, found = expected[name], saved[name]
         shape = np.shape(_plain(leaf))
-        fits = found.ndim == len(shape) if name in records else found.shape == shape
+        # A run may have any number of records, on one axis: the first, or one behind those of vmap.
+        axes = range(len(shape)) if name in records and found.ndim == len(shape) else ()
+        fits = found.shape == shape or any(
+            np.delete(found.shape, at).tolist() == np.delete(shape, at).tolist() for at in axes
+        )
         if not fits or dtypes[name] != str(leaf.dtype):
             said.append(f"{name} is {dtypes[name]} {found.shape} and {leaf.dtype} {shape} was expected")
     if said:

@@ -101,8 +101,8 @@ class Engine:
         try:
             seconds = {in_turn: _seconds(batch, self._key, words, numbers) for in_turn, batch in ways.items()}
             chosen = seconds[True] < CLEARLY * seconds[False]
-        except Exception:  # of a run that raises, which is found out where it is computed
-            chosen = False
+        except Exception:  # of a run that raises, which is found out where it is computed; nothing was measured
+            return ways[False]
         self._in_turn[group] = chosen
         self._remember(group, chosen)
         return ways[chosen]

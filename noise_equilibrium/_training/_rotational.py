@@ -84,7 +84,8 @@ def rotational_equilibrium(
             gradient of Adam, as weight decay of the problem does, has no factor of its own: expected is 0 there.
 
     Returns:
-        A `RotationalEquilibrium`.
+        A `RotationalEquilibrium`. Its norm at rest is NaN where the measured growth is not positive: the direction
+        still drifts, or the steps are too few to tell.
 
     Raises:
         ValueError: without a key; for steps < 4; for dynamics that are no steps on minibatches, or have a schedule;
