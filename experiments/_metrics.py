@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from experiments._extrapolate import limit
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -124,9 +126,8 @@ def extrapolated(name: str, predicted: float, coarse: np.ndarray, fine: np.ndarr
         bias: what is of order η².
     """
     coarse, fine = (np.asarray(values, np.float64).ravel() for values in (coarse, fine))
-    error = math.hypot(2 * standard_error(fine), standard_error(coarse))
-    value = 2 * float(fine.mean()) - float(coarse.mean())
-    return within(name, predicted, value, error, bias=bias, runs=min(len(fine), len(coarse)))
+    found = limit(coarse, fine)
+    return within(name, predicted, float(found.value), float(found.error), bias=bias, runs=min(len(fine), len(coarse)))
 
 
 def standard_error(values: np.ndarray) -> float:

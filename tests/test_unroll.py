@@ -110,3 +110,24 @@ def test_what_a_run_says_itself_holds():
         assert turns(12, 12, unroll=2) == [(12, 2)]
         assert turns(12, 12) == [(12, 4)]
     assert jnp.isfinite(ne.simulate(problem, ne.GD(0.1), params, 2, unroll=2).params.up).all()
+
+
+def test_a_run_that_is_jitted_is_traced_again_for_another_number(tmp_path):
+    problem, params = problems.linear_problem(2, 3, 2, samples=9)
+
+    @jax.jit
+    def one(key, rate):
+        return ne.simulate(problem, ne.SGD(rate, 2), params, 12, key=key, every=6, observe={"charge": CHARGE})
+
+    def both(unroll):
+        options = {"store": tmp_path / "store", "progress": False, "unroll": unroll}
+        return ne.sweep(lambda key, *, rate: one(key, rate), {"rate": [0.1, 0.2]}, seeds=2, key=KEY, **options).load()
+
+    xarray.testing.assert_identical(both(4), both(1))  # the second opens the store of the first
+
+    def lengths(unroll):
+        with _unroll.unrolled(unroll):
+            return sorted(_scans(jax.make_jaxpr(one)(KEY, 0.1).jaxpr))
+
+    assert {turn for _, turn in lengths(1)} == {1}
+    assert 3 in {turn for _, turn in lengths(3)}

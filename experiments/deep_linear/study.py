@@ -225,6 +225,8 @@ def _metrics(cases: list[Case], arrays: dict[str, np.ndarray]) -> list[Metric]:
                 f"{case.name}: share of {runs} runs of SGD that keep their rank, in [{low:.2f}, {high:.2f}]",
                 None,
                 kept / runs,
+                # The deepest network loses its rank in some run: that is what the report says of it.
+                high=1 - 0.5 / runs if case is CASES[2] else np.inf,
                 error=float((kept * (runs - kept) / runs**3) ** 0.5),
             ),
             Metric(

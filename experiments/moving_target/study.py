@@ -80,7 +80,7 @@ def flow(gap: Array) -> Array:
 
 @eqx.filter_jit
 def follow(drift: float, spread: float, time: float, keys: Array) -> tuple[Array, Array]:
-    """C − C* and C* of independent paths, (paths, rows), by Euler–Maruyama with 20 steps per record."""
+    """C − C* and C* of independent paths, (paths, rows), by Euler–Maruyama with 40 steps per record."""
     inner = 40
     dt = time / (RECORDS * inner)
 
@@ -206,12 +206,13 @@ def _metrics(preset: Preset, arrays: dict[str, np.ndarray]) -> list[Metric]:
     target = (arrays["sgd_up_target"] + arrays["sgd_down_target"][:, ::-1]) / 2
     # SGD differs from the flow by ηh with h = 2(u² + ‖w‖²) < 7, and at S = 1 by (d + 2) times half of that.
     bias = 17 * preset.rate
+    grown = float((expected[-20:].mean() + unit) / expected[0])  # C* < 0 falls, and C stays above it by its lag
     metrics += [
         of_runs(
             "SGD on a growing teacher: C late over C* at the start",
-            float(expected[-20:].mean() / expected[0]),
+            grown,
             up[:, -20:].mean(axis=1) / expected[0],
-            bias=bias * 3,
+            bias=bias * grown,
         ),
         of_runs(
             "SGD: C* by `find_equilibrium` over its closed form, mean over the run",
@@ -228,7 +229,7 @@ def _metrics(preset: Preset, arrays: dict[str, np.ndarray]) -> list[Metric]:
 
 
 def draw(arrays: dict[str, np.ndarray]) -> Figure:
-    """E Y² against its bounds, medians of the ratio, and the training run with its own bound."""
+    """E Y² against its bounds, medians of the ratio, and SGD on a teacher that changes, with its lag."""
     looks = (("#0072B2", "-"), ("#56B4E9", (0, (4, 1.5))), ("#003A5C", "-."))
     colors = {name: plots.Series(name, *look) for name, look in zip(("drift", "diffusion", "both"), looks, strict=True)}
     time = arrays["time"]

@@ -377,7 +377,8 @@ def _of_digits(arrays: dict[str, np.ndarray]) -> list[Metric]:
                 float(found["sgd"]["off_diagonal"].max()),
                 high=0.0 if exact else np.inf,
             ),
-            Metric(f"{title} cosine of all, SGD, median run", None, float(np.median(found["sgd"]["cosine"]))),
+            # Aligned layers, as on fresh samples, have 0.6 and more; that these do not is what the report says of them.
+            Metric(f"{title} cosine of all, SGD, median run", None, float(np.median(found["sgd"]["cosine"])), high=0.3),
             Metric(f"{title} cosine of all, GD, median run", None, float(np.median(found["gd"]["cosine"]))),
         ]
     return metrics

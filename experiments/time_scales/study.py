@@ -180,7 +180,8 @@ def _metrics(preset: Preset, arrays: dict[str, np.ndarray]) -> list[Metric]:
             arrays["overlap"][row][place],
             arrays["overlap_error"][row][place],
         )
-        bias = excess * preset.rates[row]
+        # A rate that is off by that much of itself, over the time that has passed.
+        bias = excess * preset.rates[row] * float(arrays["kappa_time"][place]) * float(values[0])
         phases.append(within(label, *map(float, values), bias=bias, runs=preset.seeds))
     return [
         Metric("κ by relaxation_rates over 4ηdσ²/S, worst η", 1, _worst(kappa / exact), 1 - 1e-9, 1 + 1e-9),

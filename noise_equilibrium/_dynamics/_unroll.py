@@ -1,8 +1,7 @@
 """How many steps of a run make one turn of its loop."""
 
-import contextlib
-import contextvars
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -15,22 +14,18 @@ TURN_OPERATIONS = 1e7
 # Each step more is compiled once more, and eight leave an eighth of what the turns cost.
 MOST = 8
 
-_chosen: contextvars.ContextVar[int | None] = contextvars.ContextVar("unroll", default=None)
+# A context of JAX, which its caches of traced programs know: a run that is jitted is traced again for another number.
+_chosen = jax.make_user_context(None)
 
 
-@contextlib.contextmanager
-def unrolled(unroll: int | None) -> Iterator[None]:
+def unrolled(unroll: int | None) -> AbstractContextManager[Any]:
     """A context in which runs that are not told otherwise take so many steps in a turn."""
-    token = _chosen.set(unroll)
-    try:
-        yield
-    finally:
-        _chosen.reset(token)
+    return _chosen(unroll)
 
 
 def as_chosen(unroll: int | None) -> int | None:
     """What was asked for: by the call, or by the context around it; None if nothing was."""
-    return _chosen.get() if unroll is None else unroll
+    return _chosen.value if unroll is None else unroll
 
 
 def chooses(unroll: int | None) -> bool:
