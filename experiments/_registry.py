@@ -7,6 +7,7 @@ from experiments.attention_charges import AttentionCharges
 from experiments.convergence import Convergence
 from experiments.deep_linear import DeepLinear
 from experiments.entropic import Entropic
+from experiments.equalisation import Equalisation
 from experiments.flat_or_sharp import FlatOrSharp
 from experiments.identities import Identities
 from experiments.initialisation import Initialisation
@@ -32,6 +33,7 @@ STUDIES: dict[str, type[Study]] = {
     "convergence": Convergence,
     "deep_linear": DeepLinear,
     "entropic": Entropic,
+    "equalisation": Equalisation,
     "flat_or_sharp": FlatOrSharp,
     "identities": Identities,
     "initialisation": Initialisation,
