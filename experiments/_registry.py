@@ -11,6 +11,7 @@ from experiments.equalisation import Equalisation
 from experiments.flat_or_sharp import FlatOrSharp
 from experiments.identities import Identities
 from experiments.initialisation import Initialisation
+from experiments.lora import Lora
 from experiments.moving_target import MovingTarget
 from experiments.neuron_charges import NeuronCharges
 from experiments.norm_growth import NormGrowth
@@ -37,6 +38,7 @@ STUDIES: dict[str, type[Study]] = {
     "flat_or_sharp": FlatOrSharp,
     "identities": Identities,
     "initialisation": Initialisation,
+    "lora": Lora,
     "moving_target": MovingTarget,
     "neuron_charges": NeuronCharges,
     "norm_growth": NormGrowth,

@@ -40,7 +40,7 @@ from noise_equilibrium.models import deep_relu
 
 TRAINED = 1200  # images that networks are trained on; the others tell the errors of rounding
 CALIBRATION = 200  # training images whose slopes decide "least"
-RATE, BATCH, DECAY, STEPS = 0.1, 8, 5e-4, 4000
+RATE, BATCH, DECAY, STEPS = 0.1, 8, 5e-4, 3000
 BITS = (4, 8, 16)  # at 16 the law is at its limit, at 4 steps are as large as weights
 SPREAD = 1.0  # standard deviation of the logarithms of the random factors
 STRETCHES = 1 + np.arange(1, 9) / 80  # factors of Δ that round in other ways, for the law
@@ -156,7 +156,7 @@ def compare(name: str, trained: PyTree, key: Array) -> dict[str, Array]:
     for variant, params in variants.items():
         moved.append(jnp.max(jnp.abs(outputs(case, params, x) - before)) / jnp.std(before))
         stretches = STRETCHES if variant in WITH_LAW else STRETCHES[:0]
-        tables = jax.vmap(lambda one, s=stretches: table(case, one, x[TRAINED:], labels[TRAINED:], s))(params)
+        tables = table(case, params, x[TRAINED:], labels[TRAINED:], stretches)
         found |= {f"{variant}_{what}": value for what, value in tables.items()}
     gaps = (dense_gaps if name == "dense" else filter_gaps)(variants["equalised"])
     found |= {"moved": jnp.stack(moved), "gap": gaps, "apart": _apart(variants["equalised"], variants["undone"])}
@@ -206,27 +206,35 @@ def outputs(case: Case, params: PyTree, x: Array) -> Array:
 def table(case: Case, params: PyTree, x: Array, labels: Array, stretches: np.ndarray) -> dict[str, Array]:
     """Mean squares of the error of the logits, over their variance, measured and predicted, and accuracies.
 
-    Each of shape (bits, grids); and the mean of measured over predicted with steps that are longer by these factors.
+    Each of shape (networks, bits, grids); and the mean of measured over predicted with steps that are longer by these
+    factors.
     """
-    evaluate = lambda params: jax.vmap(lambda x: case.logits(params, x))(x)  # noqa: E731
-    before, slopes = evaluate(params), sensitivities(case.logits, params, x)
-    size = jnp.mean(jnp.sum((before - before.mean(axis=0)) ** 2, axis=1))
-    rows = []
-    for bits in BITS:
-        for grid in GRIDS:
-            after = evaluate(rounded(params, bits, grid))
-            error = jnp.mean(jnp.sum((after - before) ** 2, axis=1))
-            right = jnp.mean(jnp.argmax(after, axis=1) == labels)
 
-            def over_law(stretch: Array, bits: int = bits, grid: str = grid) -> Array:
-                other = evaluate(rounded(params, bits, grid, stretch))
-                error = jnp.mean(jnp.sum((other - before) ** 2, axis=1))
-                return error / predicted_error(params, slopes, bits, grid, stretch)
+    def evaluate(params: PyTree) -> Array:
+        return jax.vmap(lambda x: case.logits(params, x))(x)
 
-            law = jnp.mean(jax.lax.map(over_law, jnp.asarray(stretches))) if len(stretches) else jnp.nan
-            rows.append(jnp.array([error / size, predicted_error(params, slopes, bits, grid) / size, right, law]))
-    stacked = jnp.stack(rows).reshape(len(BITS), len(GRIDS), 4)
-    return {what: stacked[..., place] for place, what in enumerate(("error", "predicted", "right", "law"))}
+    def of_one(params: PyTree) -> dict[str, Array]:
+        before, slopes = evaluate(params), sensitivities(case.logits, params, x)
+        size = jnp.mean(jnp.sum((before - before.mean(axis=0)) ** 2, axis=1))
+
+        def row(bits: int, grid: str) -> dict[str, Array]:
+            def rounding(stretch: float | Array) -> tuple[Array, Array, Array]:
+                after = evaluate(rounded(params, bits, grid, stretch))
+                error = jnp.mean(jnp.sum((after - before) ** 2, axis=1)) / size
+                law = predicted_error(params, slopes, bits, grid, stretch) / size
+                return error, law, jnp.mean(jnp.argmax(after, axis=1) == labels)
+
+            error, law, right = rounding(1.0)
+            found = {"error": error, "predicted": law, "right": right}
+            if len(stretches):
+                errors, laws, _ = jax.lax.map(rounding, jnp.asarray(stretches))
+                found["law"] = jnp.mean(errors / laws)
+            return found
+
+        rows = [row(bits, grid) for bits in BITS for grid in GRIDS]
+        return {what: jnp.stack([one[what] for one in rows]).reshape(len(BITS), len(GRIDS)) for what in rows[0]}
+
+    return jax.vmap(of_one)(params)
 
 
 def dense_gaps(params: deep_relu.Params) -> Array:

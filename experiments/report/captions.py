@@ -42,6 +42,12 @@ CAPTIONS = {
         "over their predicted common value. Right: covariances of the activations h and of the errors δ at the hidden "
         "layers of one run, of trace 1: equal at the equilibrium, which SGD reaches and GD does not."
     ),
+    "equalisation": (
+        "Weights rounded to few bits. Left: measured against predicted error of the logits, with one step for every "
+        "array; each point is a network, circles with ReLU layers, squares with normalised convolutions. Others: errors"
+        " of all networks as they were trained, moved along their orbits to equal largest entries, with random factors "
+        "that the function does not see, and with these undone; black: geometric means."
+    ),
     "flat_or_sharp": (
         "A linear autoencoder whose inputs have variance φ_x in half of the directions. Above: ‖U‖²/‖W‖², below: Tr∇²L "
         "over that of the balanced minimum. Points with three standard errors: SGD without decay extrapolated to "
@@ -91,6 +97,13 @@ CAPTIONS = {
     "weak_order": (
         "(u w x − y)²: distance of the means of SGD and of its SDE after one time, with three standard errors, against "
         "the learning rate."
+    ),
+    "lora": (
+        "Adapters W + BA of rank 4 on a network for digits, adapted to digits turned by a quarter. Left: charge of the "
+        "first layer along SGD from four starts, mean of the runs, with the sum of its expected steps (dotted). Middle:"
+        " condition number of the map from changes of (B, A) to those of BA; dashed and dotted: moved every k steps to "
+        "least norm, or to the noise equilibrium. Right: loss at the end over that of the usual start on the same "
+        "minibatches, with two standard errors, at one learning rate (filled) and each at its best (open)."
     ),
     "moving_target": (
         "Left: E(C − C*)² of a synthetic flow with a target that drifts, diffuses or does both, with three standard "
@@ -174,6 +187,8 @@ DEVIATIONS: dict[str, tuple[tuple[str, str], ...]] = {
     "norm_growth": (
         ("formulas of Net-A and Net-B lost", "guessed; they may have more invariances than those of the paper"),
     ),
+    "equalisation": (("no experiment", "beyond the paper; after Nagel et al. (2019)"),),
+    "lora": (("no experiment", "beyond the paper"),),
     "optimizers": (("no experiment", "beyond the paper"),),
     "representations": (
         ("x isotropic, presumably of unit variance", "σ_x = 0.3, and 1 in the table"),

@@ -53,6 +53,8 @@ SLOW = (
     "platonic",
     "valley",
     "entropic",
+    "equalisation",
+    "lora",
 )
 """Started first, so that no long one is left for the end."""
 
