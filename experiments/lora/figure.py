@@ -69,4 +69,4 @@ def _draw_losses(axes: Axes, arrays: dict[str, np.ndarray], arms: dict[str, tupl
     axes.xaxis.set_minor_formatter("{x:g}")
     axes.tick_params(axis="x", which="minor", labelsize=7)
     axes.legend(loc="upper center", ncols=2)
-    axes.set_title("training loss, paired runs, two standard errors")
+    axes.set_title("training loss of paired runs")

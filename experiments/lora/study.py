@@ -302,16 +302,22 @@ def final(arrays: dict[str, np.ndarray], arm: str, what: str, rate: int) -> np.n
     return np.where(np.isfinite(loss[:, -1]).reshape(-1, *[1] * (late.ndim - 1)), late, np.nan)
 
 
+def log_loss(arrays: dict[str, np.ndarray], arm: str, rate: int) -> np.ndarray:
+    """The same average of log L: a mean of L would be that of its spikes."""
+    with np.errstate(invalid="ignore"):
+        return np.log(arrays[f"{arm}_loss"][rate, :, -RECORDS // 4 :].astype(float)).mean(axis=1)
+
+
 def best(arrays: dict[str, np.ndarray], arm: str) -> int:
     """The place of the rate with the least mean log loss, of those at which no run diverged."""
-    return int(np.nanargmin([np.log(final(arrays, arm, "loss", place)).mean() for place in range(len(RATES))]))
+    return int(np.nanargmin([log_loss(arrays, arm, place).mean() for place in range(len(RATES))]))
 
 
 def loss_ratios(arrays: dict[str, np.ndarray], arm: str, *, at_best: bool) -> np.ndarray:
     """log of the training loss over that of the usual start with the same minibatches."""
     places = [best(arrays, name) if at_best else RATES.index(RATE) for name in (arm, "usual")]
-    one, other = (final(arrays, name, "loss", place) for name, place in zip((arm, "usual"), places, strict=True))
-    return np.log(one / other)
+    one, other = (log_loss(arrays, name, place) for name, place in zip((arm, "usual"), places, strict=True))
+    return one - other
 
 
 def _loss_at_one_rate(arrays: dict[str, np.ndarray], arm: str) -> Metric | None:

@@ -102,8 +102,9 @@ CAPTIONS = {
         "Adapters W + BA of rank 4 on a network for digits, adapted to digits turned by a quarter. Left: charge of the "
         "first layer along SGD from four starts, mean of the runs, with the sum of its expected steps (dotted). Middle:"
         " condition number of the map from changes of (B, A) to those of BA; dashed and dotted: moved every k steps to "
-        "least norm, or to the noise equilibrium. Right: loss at the end over that of the usual start on the same "
-        "minibatches, with two standard errors, at one learning rate (filled) and each at its best (open)."
+        "least norm, or to the noise equilibrium, and recorded there. Right: loss in the last quarter of the run over "
+        "that of the usual start on the same minibatches, with two standard errors, at one learning rate (filled) and "
+        "each at its best (open)."
     ),
     "moving_target": (
         "Left: E(C − C*)² of a synthetic flow with a target that drifts, diffuses or does both, with three standard "
