@@ -15,7 +15,7 @@ KINDS = {
     Verdict.FAILS: "fails",
     Verdict.REPORTED: "reported",
     Verdict.OUTSIDE: "outside",
-    Verdict.MISSING: "outside",
+    Verdict.MISSING: "reported",
 }
 
 STYLE = """
@@ -149,7 +149,7 @@ def _row(row: Row, places: dict[str, str]) -> str:
     if statement.note:
         parts.append(f'<p class="note">{text(statement.note)}</p>')
     if result is None:
-        return "\n".join([*parts, '<p class="outside">Its run broke off; see the end of the page.</p></article>'])
+        return "\n".join([*parts, '<p class="outside">Its study was left out, or broke off; see the end of the page.</p></article>'])
     here = places[statement.run] == row.anchor
     if here:
         parts.append(_figure(result))
