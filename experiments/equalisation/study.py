@@ -118,6 +118,7 @@ def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray],
     for place, (name, case) in enumerate(tqdm(CASES.items(), disable=None)):
         key = jax.random.fold_in(jax.random.key(seed), place)
         trained = train(case, key, getattr(preset, name))
+        arrays[f"{name}_directions"] = np.array(directions(case, trained))
         with jax.enable_x64(True):
             wide = jax.tree_util.tree_map(lambda leaf: jnp.asarray(leaf, jnp.float64), trained)
             seen = compare(name, wide, jax.random.fold_in(key, 2))
@@ -131,6 +132,14 @@ def train(case: Case, key: Array, count: int) -> PyTree:
     problem = ne.Problem(case.loss, (x[:TRAINED], labels[:TRAINED]), DECAY)
     starts, keys = (jax.random.split(jax.random.fold_in(key, place), count) for place in range(2))
     return independent_runs(problem, ne.SGD(RATE, BATCH), jax.vmap(case.start)(starts), keys, STEPS).params
+
+
+def directions(case: Case, trained: PyTree) -> int:
+    """How many numbers the symmetries that are found of the first network have."""
+    x, labels = networks.digits()
+    first = jax.tree_util.tree_map(lambda leaf: leaf[0], trained)
+    found = ne.find_symmetries(ne.Problem(case.loss, (x[:TRAINED], labels[:TRAINED])), first)
+    return sum(symmetry.charge(first).size for symmetry in found)
 
 
 def compare(name: str, trained: PyTree, key: Array) -> dict[str, Array]:
@@ -297,7 +306,11 @@ def _metrics(arrays: dict[str, np.ndarray]) -> list[Metric]:
         # Of a ReLU network to rounding; a variance of 1e-12 is added to those that filters are divided by, some of
         # which are e^−6 times as large as before.
         bound = 1e-11 if name == "dense" else 1e-6
+        given = {"dense": sum(networks.WIDTHS), "filters": sum(networks.CHANNELS)}[name]
         metrics += [
+            Metric(
+                f"{name}: directions of the symmetries found", given, float(arrays[f"{name}_directions"]), given, given
+            ),
             Metric(f"{name}: largest change of a logit by a move", 0, float(arrays[f"{name}_moved"].max()), high=bound),
             # The second is found by a search that compares squares of it: √ε and no better.
             Metric(

@@ -514,8 +514,21 @@ SECTIONS = (
                 ("move_along", "neuron_rescaling", "find_symmetries"),
                 "equalisation",
                 (
-                    *("dense: largest", "dense: weights", "dense: error²", "dense: error equalised over"),
-                    *("filters: largest", "filters: weights", "filters: one", "filters: filter", "filters: error"),
+                    *(
+                        "dense: directions",
+                        "dense: largest",
+                        "dense: weights",
+                        "dense: error²",
+                        "dense: error equalised over",
+                    ),
+                    *(
+                        "filters: directions",
+                        "filters: largest",
+                        "filters: weights",
+                        "filters: one",
+                        "filters: filter",
+                        "filters: error",
+                    ),
                 ),
                 "Networks trained with weight decay have little to gain: some 10 % of the error with one step for each "
                 "array, nothing with one for each row or filter.",
