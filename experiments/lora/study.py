@@ -228,7 +228,15 @@ def _metrics(arrays: dict[str, np.ndarray]) -> list[Metric]:
             flows = arrays[f"{name}_flow"][:, place].mean(axis=1)
             title = f"compared, {name}: flow of Q over what raises and lowers it, at the {when}"
             metrics.append(Metric(title, None, float(flows.mean()), error=standard_error(flows)))
-    for outcomes in (_loss_at_one_rate, _loss_at_best, _accuracy, _distance, _conditioning_at_end, _diverged):
+    for outcomes in (
+        _loss_at_one_rate,
+        _loss_unmoved,
+        _loss_at_best,
+        _accuracy,
+        _distance,
+        _conditioning_at_end,
+        _diverged,
+    ):
         metrics += [metric for arm in ARMS if (metric := outcomes(arrays, arm)) is not None]
     return metrics
 
@@ -313,10 +321,10 @@ def best(arrays: dict[str, np.ndarray], arm: str) -> int:
     return int(np.nanargmin([log_loss(arrays, arm, place).mean() for place in range(len(RATES))]))
 
 
-def loss_ratios(arrays: dict[str, np.ndarray], arm: str, *, at_best: bool) -> np.ndarray:
-    """log of the training loss over that of the usual start with the same minibatches."""
-    places = [best(arrays, name) if at_best else RATES.index(RATE) for name in (arm, "usual")]
-    one, other = (log_loss(arrays, name, place) for name, place in zip((arm, "usual"), places, strict=True))
+def loss_ratios(arrays: dict[str, np.ndarray], arm: str, *, at_best: bool, over: str = "usual") -> np.ndarray:
+    """log of the training loss over that of another kind of run, the usual start, with the same minibatches."""
+    places = [best(arrays, name) if at_best else RATES.index(RATE) for name in (arm, over)]
+    one, other = (log_loss(arrays, name, place) for name, place in zip((arm, over), places, strict=True))
     return one - other
 
 
@@ -335,6 +343,14 @@ def _loss_at_best(arrays: dict[str, np.ndarray], arm: str) -> Metric | None:
         f"compared, {arm}: loss over that of the usual start, each at its best η",
         loss_ratios(arrays, arm, at_best=True),
     )
+
+
+def _loss_unmoved(arrays: dict[str, np.ndarray], arm: str) -> Metric | None:
+    """What a motion along the orbit does to the loss: the usual start is compared above."""
+    if arm.startswith("usual") or arm == "random":
+        return None
+    title = f"compared, {arm}: loss over that of the random start, which is never moved, η = {RATE:g}"
+    return _ratio(title, loss_ratios(arrays, arm, at_best=False, over="random"))
 
 
 def _accuracy(arrays: dict[str, np.ndarray], arm: str) -> Metric:
