@@ -1,0 +1,237 @@
+"""The study: at which rates SGD trains, how many steps it needs, and how sharp it is where it begins.
+
+Figure 4 has two parts: a start too sharp for a high rate, and noise that flattens it while the rate is still low. Where
+that is so, the noise equilibrium, to which `find_equilibrium` moves the start at once, should do what a warmup does. In
+the linear autoencoder theory names the numbers: 2(a + b) for the sharpness of a minimum with UUᵀ = a I and WᵀW = b I,
+and 2 over it for the rate at which GD stays there. For networks on digits it names none: what is measured is reported.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+import noise_equilibrium as ne
+from experiments._metrics import Metric, standard_error, within
+from experiments.rebalancing.cases import AUTOENCODER, BATCH, Case, all_cases
+from experiments.rebalancing.figure import draw
+from experiments.rebalancing.stability import HALVINGS, RANGE, STEPS, gd_minimum, largest_stable_rate, sharpness
+from experiments.rebalancing.training import MOVED, NOISE, NORM, PLAIN, WARM, Arm, all_arms, begin, of_start, train
+from experiments.warmup.study import exact_problem
+from noise_equilibrium.models.two_layer_linear import symmetry
+
+HALF = 0.5  # of the loss at the start: a run trains if that over its last quarter is less
+POWER_STEPS = 40  # of power iteration in the networks; the reported sharpness is right to some per cent
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The size of the study.
+
+    Attributes:
+        seeds: starts, each with minibatches of its own.
+    """
+
+    seeds: int = 16
+
+
+FULL = Preset()
+QUICK = Preset(seeds=6)
+
+
+def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray], Figure]:
+    """The metrics, the arrays behind the figure, and the figure."""
+    preset = QUICK if quick else FULL
+    start_key, run_key, gd_key = jax.random.split(jax.random.key(seed), 3)
+    starts, keys = (jax.random.split(key, preset.seeds) for key in (start_key, run_key))
+    cases = all_cases()
+    arrays = {name: np.asarray(value) for name, value in at_minima(starts, gd_key).items()}
+    work = [(case, arm) for case in cases for arm in all_arms(case)]
+    for case, arm in tqdm(work, disable=None):
+        losses, finite = map(np.asarray, train(case, arm, starts, keys, jnp.asarray(case.rates, jnp.float32)))
+        relative = losses / losses[:, :1, :1]
+        late = relative[:, :, -(losses.shape[2] // 4) :].mean(axis=2)
+        arrays |= {f"{case.name}_{arm.name}_loss": relative, f"{case.name}_{arm.name}_trains": finite & (late < HALF)}
+        if not (arm.warm or arm.again):
+            found = at_start(case, arm, starts, keys)
+            arrays |= {f"{case.name}_{arm.name}_{what}": np.asarray(value) for what, value in found.items()}
+    for case in cases:
+        arrays |= {f"{case.name}_rates": np.array(case.rates), f"{case.name}_apart": np.asarray(apart(case, starts))}
+    return _metrics(cases, arrays), arrays, draw(cases, arrays)
+
+
+def at_minima(starts: Array, key: Array) -> dict[str, Array | np.ndarray]:
+    """Sharpness and the largest stable rate of GD at minima of the autoencoder, and at other points of their orbits."""
+    task = AUTOENCODER
+    with jax.enable_x64(True):
+        wide = partial(jax.tree_util.tree_map, lambda leaf: jnp.asarray(leaf, jnp.float64))
+        problem = ne.Problem(exact_problem(task).loss, wide(exact_problem(task).data))
+        begins = wide(jax.vmap(lambda key: task.start(key, task.spreads()["1/fan-in"]))(starts))
+        plain = gd_minimum(problem, begins)
+        points = {
+            "plain": plain,
+            "norm": jax.vmap(lambda one: ne.move_along(problem, one, symmetry, "norm").params)(plain),
+            "noise": jax.vmap(lambda one: ne.find_equilibrium(problem, one, symmetry, ne.SGD(0.1, BATCH)).params)(plain),
+        }
+        teacher, found = jnp.asarray(task.teacher, jnp.float64), {}
+        for name, point in points.items():
+            found[f"minimum_{name}_sharpness"] = jax.vmap(
+                lambda one, key: sharpness(problem.risk, one, key, 2000), in_axes=(0, 0)
+            )(point, starts)
+            # The nonzero eigenvalues of ∇²L at a minimum, for white x: 2(aᵢ + bⱼ) of the spectra of UUᵀ and WᵀW.
+            largest = [jnp.linalg.norm(leaf, 2, axis=(1, 2)) ** 2 for leaf in point]
+            found[f"minimum_{name}_theory"] = 2 * (largest[0] + largest[1])
+            found[f"minimum_{name}_rate"] = largest_stable_rate(problem, point, teacher, key)
+    return found
+
+
+@partial(eqx.filter_jit)
+def at_start(case: Case, arm: Arm, starts: Array, keys: Array) -> dict[str, Array]:
+    """Sharpness and loss where an arm begins."""
+
+    def one(pair: tuple[Array, Array]) -> dict[str, Array]:
+        start, key = pair
+        params = begin(case, arm, start, jnp.asarray(case.common, jnp.float32))
+        return {
+            "sharpness": sharpness(case.probe.risk, params, key, POWER_STEPS),
+            "start_loss": case.excess(params),
+        }
+
+    return jax.lax.map(one, (starts, keys))
+
+
+@eqx.filter_jit
+def apart(case: Case, starts: Array) -> Array:
+    """How far the equilibria found from the usual and from the skewed start are apart, relative to their norm."""
+    rate = jnp.asarray(case.common, jnp.float32)
+
+    def one(key: Array) -> Array:
+        usual, skewed = (ne.flatten(begin(case, NOISE._replace(skewed=skewed), key, rate))[0] for skewed in (False, True))
+        return jnp.linalg.norm(skewed - usual) / jnp.linalg.norm(usual)
+
+    return jax.lax.map(one, starts)
+
+
+def largest(case: Case, trains: np.ndarray) -> np.ndarray:
+    """The largest rate of the grid at which each seed trains; NaN if at none."""
+    return np.where(trains.any(axis=1), (trains * np.array(case.rates)).max(axis=1), np.nan)
+
+
+def steps_to_target(case: Case, losses: np.ndarray) -> np.ndarray:
+    """The step of the first record below the target, (seeds, rates); all steps where there is none."""
+    below = losses < case.target
+    return np.where(below.any(axis=2), below.argmax(axis=2) * case.every, case.steps)
+
+
+def _ratio(name: str, values: np.ndarray, of: np.ndarray) -> Metric:
+    """A geometric mean over seeds of paired ratios, reported with its standard error."""
+    logs = np.log(np.asarray(values, float) / np.asarray(of, float))
+    mean = float(np.exp(logs.mean()))
+    return Metric(name, None, mean, error=mean * standard_error(logs))
+
+
+def _metrics(cases: list[Case], arrays: dict[str, np.ndarray]) -> list[Metric]:
+    return [
+        *_of_minima(arrays),
+        *_of_high_rate(cases[0], arrays),
+        *(metric for case in cases for metric in (*_of_motion(case, arrays), *_of_training(case, arrays))),
+    ]
+
+
+def _of_minima(arrays: dict[str, np.ndarray]) -> list[Metric]:
+    names = ("plain", "norm", "noise")
+    sharp, theory, rate = (
+        np.stack([arrays[f"minimum_{name}_{what}"] for name in names]) for what in ("sharpness", "theory", "rate")
+    )
+    ratio = (sharp / theory).ravel()
+    worst = float(ratio[np.argmax(np.abs(ratio - 1))])
+    at_noise = arrays["minimum_noise_sharpness"]
+    # The sharpest direction grows by |1 − ηλ| a step. Among the d² directions across the valley its share of the excess
+    # is 1/d² or so, a tenth of that if unlucky: it is seen after STEPS steps where log(10 d²) ≤ 2 STEPS (ηλ − 1).
+    unseen = np.log(10 * AUTOENCODER.size**2) / (2 * STEPS) + np.log(RANGE[1] / RANGE[0]) / 2**HALVINGS
+    stable = []
+    for name, sharpest, fastest in zip(names, sharp, rate, strict=True):
+        product = fastest * sharpest / 2
+        where = {"plain": "where GD ends", "norm": "at least norm", "noise": "at the noise equilibrium"}[name]
+        value = float(product[np.argmax(np.abs(product - 1))])
+        label = f"minimum {where}: largest stable rate of GD over 2/λ_max, worst start"
+        stable.append(Metric(label, 1, value, 1 - unseen, 1 + unseen))
+    return [
+        Metric("minima: λ_max by power iteration over 2(a + b), worst", 1, worst, 1 - 1e-3, 1 + 1e-3),
+        # Equation (14) with white noise: UUᵀ = WᵀW = I.
+        within("minimum at the noise equilibrium: λ_max", 4, float(at_noise.mean()), 0.0, bias=4e-3),
+        Metric("minimum where GD ends: λ_max, mean", None, float(arrays["minimum_plain_sharpness"].mean())),
+        *stable,
+    ]
+
+
+def _of_high_rate(case: Case, arrays: dict[str, np.ndarray]) -> list[Metric]:
+    """Figure 4 again: the runs that do not train at its high rate."""
+    place = int(np.argmin(np.abs(np.array(case.rates) - AUTOENCODER.high)))
+    metrics = []
+    for arm in all_arms(case):
+        trains = arrays[f"{case.name}_{arm.name}_trains"][:, place]
+        name = f"{case.title}, {arm.label}: diverging runs of {len(trains)} at η = {AUTOENCODER.high:g}"
+        failed = int(np.sum(~trains))
+        if arm is PLAIN:  # not all: now and then the first steps throw a run to where it is flat enough
+            metrics.append(Metric(name, len(trains), failed, low=np.ceil(len(trains) * 3 / 4)))
+        else:  # far below the rate at which SGD leaves the minimum of the equilibrium, see the next metrics
+            metrics.append(Metric(name, 0, failed, high=0))
+    for arm, sharp in ((PLAIN, arrays["minimum_plain_theory"]), (NOISE, arrays["minimum_noise_theory"])):
+        # Stable in mean square beside a minimum: η(a + b)(1 + (d + 1)/S) ≤ 1 (`warmup.tasks`); ours, near it only.
+        frontier = float(np.mean(2 / sharp / (1 + (AUTOENCODER.size + 1) / BATCH)))
+        found = largest(case, arrays[f"{case.name}_{arm.name}_trains"])
+        name = f"{case.title}, {arm.label}: largest rate that trains, and that of mean-square stability at the minimum"
+        metrics.append(Metric(name, frontier, float(np.mean(found)), error=standard_error(found)))
+    return metrics
+
+
+def _of_motion(case: Case, arrays: dict[str, np.ndarray]) -> list[Metric]:
+    """That a motion changes no function, and that orbits have one equilibrium."""
+    usual = arrays[f"{case.name}_plain_start_loss"]
+    others = [arm for arm in all_arms(case) if not (arm.warm or arm.again or arm is PLAIN)]
+    ratios = np.concatenate([arrays[f"{case.name}_{arm.name}_start_loss"] / usual for arm in others])
+    worst = float(ratios[np.argmax(np.abs(ratios - 1))])
+    name = f"{case.title}: loss after a motion over that before, worst"
+    metrics = [Metric(name, 1, worst, 1 - 1e-3, 1 + 1e-3)]  # float32, factors up to SKEW
+    if case.skewed:
+        name = f"{case.title}: equilibria of the usual and the skewed start, distance over norm, worst"
+        metrics.append(Metric(name, 0, float(arrays[f"{case.name}_apart"].max()), high=1e-3))
+    return metrics
+
+
+def _of_training(case: Case, arrays: dict[str, np.ndarray]) -> list[Metric]:
+    common = int(np.argmin(np.abs(np.array(case.rates) - case.common)))
+    metrics = []
+    for skewed in (False, True) if case.skewed else (False,):
+        plain, *others = of_start(case, skewed=skewed)
+        title = f"{case.title}{', skewed start' if skewed else ''}"
+
+        def rate(arm: Arm) -> np.ndarray:
+            return largest(case, arrays[f"{case.name}_{arm.name}_trains"])
+
+        def steps(arm: Arm) -> np.ndarray:
+            return steps_to_target(case, arrays[f"{case.name}_{arm.name}_loss"])[:, common]
+
+        def fewest(arm: Arm) -> np.ndarray:
+            return steps_to_target(case, arrays[f"{case.name}_{arm.name}_loss"]).min(axis=1)
+
+        for arm in others:
+            metrics += [
+                _ratio(f"{title}, {arm.label}: largest rate that trains over that of plain", rate(arm), rate(plain)),
+                _ratio(f"{title}, {arm.label}: steps to the loss at η = {case.common:g} over those of plain",
+                       steps(arm), steps(plain)),
+                _ratio(f"{title}, {arm.label}: steps to the loss at the best rate over those of plain",
+                       fewest(arm), fewest(plain)),
+            ]  # fmt: skip
+            key = f"{case.name}_{arm.name}_sharpness"
+            if key in arrays:
+                before = arrays[f"{case.name}_{plain.name}_sharpness"]
+                metrics.append(_ratio(f"{title}, {arm.label}: λ_max at the start over that of plain", arrays[key], before))
+    return metrics
