@@ -1,4 +1,4 @@
-"""What is trained: the linear autoencoder of Figure 4, and two networks for digits, from the usual start and a skewed one.
+"""What is trained: the linear autoencoder of Figure 4, and two networks for digits, from a usual and a skewed start.
 
 A skewed start is the usual one after a random motion along the symmetries: the same function, other factors. Its orbit
 is that of the usual start, and so are the points to which it is moved.
@@ -45,6 +45,7 @@ class Case:
         every: steps between records.
         skewed: whether it is started from a skewed start too.
         has_norm: whether the weight norm has a least point on the orbit.
+        decays: whether there is weight decay.
         in_turn: whether runs are made in turn: side by side, every one has its own filters, which is slow.
     """
 
@@ -64,7 +65,13 @@ class Case:
     every: int
     skewed: bool = True
     has_norm: bool = True
+    decays: bool = True
     in_turn: bool = False
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """The points of the orbit to which it is moved."""
+        return ("norm", "noise") if self.has_norm else ("noise",)
 
 
 def all_cases() -> list[Case]:
@@ -72,7 +79,7 @@ def all_cases() -> list[Case]:
     return [linear(), dense(), convolutional()]
 
 
-def rates_from(low: float, count: int, per_octave: int) -> tuple[float, ...]:
+def rates_from(low: float, count: int, per_octave: float) -> tuple[float, ...]:
     """`count` rates from `low`, a factor 2^(1/per_octave) apart."""
     return tuple(float(low * 2 ** (place / per_octave)) for place in range(count))
 
@@ -90,13 +97,14 @@ def linear(probes: int = 1024) -> Case:
         symmetries=[two_layer_linear.symmetry],
         start=lambda key: task.start(key, task.spreads()["1/fan-in"]),
         excess=lambda params: jnp.sum((params.up @ params.down - teacher) ** 2),
-        rates=rates_from(task.high / 8, 17, 4),
+        rates=rates_from(task.high / 4, 14, 4),
         common=task.high / 4,
         target=0.1,
         steps=3000,
         warmup=task.warmup,
         period=500,
         every=10,
+        decays=False,
         skewed=False,  # 1/fan-in is far from the equilibrium as it is
     )
 
@@ -112,12 +120,17 @@ def dense(probes: int = 256) -> Case:
         probes,
         rates=rates_from(0.05, 14, 3),
         common=0.1,
+        target=0.25,
+        steps=450,
+        warmup=150,
+        period=90,
         every=10,
     )
 
 
-def convolutional(probes: int = 256) -> Case:
+def convolutional(probes: int = 128) -> Case:
     """The convolutional network: every filter has a scale that the normalisation behind it does not see."""
+    rates = rates_from(0.2, 7, 1.5)
     return _of_digits(
         "convolutional",
         "convolutional network",
@@ -125,9 +138,13 @@ def convolutional(probes: int = 256) -> Case:
         normalised_start,
         FILTERS,
         probes,
-        rates=rates_from(0.1, 12, 2),
-        common=0.4,
-        every=20,
+        rates=rates,
+        common=rates[2],
+        target=0.4,
+        steps=360,
+        warmup=120,
+        period=90,
+        every=10,
         has_norm=False,
         in_turn=True,
     )
@@ -145,12 +162,13 @@ def _of_digits(
     data = digits()
     probe = ne.Problem(loss, jax.tree_util.tree_map(lambda leaf: leaf[:probes], data), DECAY)
 
+    few = jax.tree_util.tree_map(lambda leaf: leaf[:64], data)  # recorded often
+
     def excess(params: PyTree) -> Array:
-        return jnp.mean(jax.vmap(loss, (None, 0))(params, probe.data))
+        return jnp.mean(jax.vmap(loss, (None, 0))(params, few))
 
     training = ne.Problem(loss, data, DECAY)
-    lengths = {"target": 0.25, "steps": 600, "warmup": 200, "period": 100}
-    return Case(name, title, training, probe, symmetries, start, excess, **lengths, **options)
+    return Case(name, title, training, probe, symmetries, start, excess, **options)
 
 
 def skew(params: PyTree, symmetries: Sequence[ne.Symmetry], key: Array) -> PyTree:

@@ -12,9 +12,9 @@ from jaxtyping import Array, PyTree
 import noise_equilibrium as ne
 from noise_equilibrium.models.two_layer_linear import Params
 
-STEPS = 500  # of gradient descent from beside a minimum
-RANGE = (0.01, 2.0)  # of learning rates that are searched
-HALVINGS = 14
+STEPS = 1500  # of gradient descent from beside a minimum
+RANGE = (0.02, 1.0)  # of learning rates that are searched
+HALVINGS = 11
 SIDE = 1e-5  # how far beside it
 
 
@@ -37,6 +37,12 @@ def sharpness(loss: Callable[[PyTree], Array], params: PyTree, key: Array, steps
     start = jax.random.normal(key, theta.shape, theta.dtype)
     value, _ = iterated(0.0, start)
     return jax.lax.cond(value < 0, lambda: iterated(-value, start)[0], lambda: value)
+
+
+@eqx.filter_jit
+def all_sharpness(problem: ne.Problem, points: PyTree, keys: Array, steps: int) -> Array:
+    """That of all points, which are stacked in front."""
+    return jax.lax.map(lambda pair: sharpness(problem.risk, pair[0], pair[1], steps), (points, keys))
 
 
 @eqx.filter_jit
@@ -66,7 +72,7 @@ def _leaves(problem: ne.Problem, minima: Params, teacher: Array, keys: Array, ra
 
 
 def largest_stable_rate(problem: ne.Problem, minima: Params, teacher: Array, key: Array) -> np.ndarray:
-    """That of GD beside each of these minima, by bisection of the logarithm; low by RANGE/2^HALVINGS at most."""
+    """That of GD beside each of these minima, by bisection of the logarithm; by at most RANGE/2^HALVINGS off."""
     count = len(minima.up)
     keys = jax.random.split(key, count)
     low, high = (np.full(count, np.log(end)) for end in RANGE)

@@ -9,7 +9,6 @@ and 2 over it for the rate at which GD stays there. For networks on digits it na
 from dataclasses import dataclass
 from functools import partial
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,13 +20,24 @@ import noise_equilibrium as ne
 from experiments._metrics import Metric, standard_error, within
 from experiments.rebalancing.cases import AUTOENCODER, BATCH, Case, all_cases
 from experiments.rebalancing.figure import draw
-from experiments.rebalancing.stability import HALVINGS, RANGE, STEPS, gd_minimum, largest_stable_rate, sharpness
-from experiments.rebalancing.training import MOVED, NOISE, NORM, PLAIN, WARM, Arm, all_arms, begin, of_start, train
+from experiments.rebalancing.stability import HALVINGS, RANGE, STEPS, all_sharpness, gd_minimum, largest_stable_rate
+from experiments.rebalancing.training import (
+    NOISE,
+    NORM,
+    PLAIN,
+    Arm,
+    all_arms,
+    begin_loss,
+    begins,
+    moved,
+    of_start,
+    train,
+)
 from experiments.warmup.study import exact_problem
 from noise_equilibrium.models.two_layer_linear import symmetry
 
 HALF = 0.5  # of the loss at the start: a run trains if that over its last quarter is less
-POWER_STEPS = 40  # of power iteration in the networks; the reported sharpness is right to some per cent
+POWER_STEPS = 30  # of power iteration in the networks; the reported sharpness is right to some per cent
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,7 @@ class Preset:
 
 
 FULL = Preset()
-QUICK = Preset(seeds=6)
+QUICK = Preset(seeds=5)
 
 
 def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray], Figure]:
@@ -52,70 +62,60 @@ def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray],
     starts, keys = (jax.random.split(key, preset.seeds) for key in (start_key, run_key))
     cases = all_cases()
     arrays = {name: np.asarray(value) for name, value in at_minima(starts, gd_key).items()}
-    work = [(case, arm) for case in cases for arm in all_arms(case)]
-    for case, arm in tqdm(work, disable=None):
-        losses, finite = map(np.asarray, train(case, arm, starts, keys, jnp.asarray(case.rates, jnp.float32)))
-        relative = losses / losses[:, :1, :1]
-        late = relative[:, :, -(losses.shape[2] // 4) :].mean(axis=2)
-        arrays |= {f"{case.name}_{arm.name}_loss": relative, f"{case.name}_{arm.name}_trains": finite & (late < HALF)}
-        if not (arm.warm or arm.again):
-            found = at_start(case, arm, starts, keys)
-            arrays |= {f"{case.name}_{arm.name}_{what}": np.asarray(value) for what, value in found.items()}
-    for case in cases:
-        arrays |= {f"{case.name}_rates": np.array(case.rates), f"{case.name}_apart": np.asarray(apart(case, starts))}
+    for case in tqdm(cases, disable=None):
+        arrays |= {f"{case.name}_{name}": np.asarray(value) for name, value in of_case(case, starts, keys).items()}
     return _metrics(cases, arrays), arrays, draw(cases, arrays)
 
 
 def at_minima(starts: Array, key: Array) -> dict[str, Array | np.ndarray]:
     """Sharpness and the largest stable rate of GD at minima of the autoencoder, and at other points of their orbits."""
-    task = AUTOENCODER
+    task, names = AUTOENCODER, ("plain", "noise")
     with jax.enable_x64(True):
         wide = partial(jax.tree_util.tree_map, lambda leaf: jnp.asarray(leaf, jnp.float64))
-        problem = ne.Problem(exact_problem(task).loss, wide(exact_problem(task).data))
-        begins = wide(jax.vmap(lambda key: task.start(key, task.spreads()["1/fan-in"]))(starts))
-        plain = gd_minimum(problem, begins)
-        points = {
-            "plain": plain,
-            "norm": jax.vmap(lambda one: ne.move_along(problem, one, symmetry, "norm").params)(plain),
-            "noise": jax.vmap(lambda one: ne.find_equilibrium(problem, one, symmetry, ne.SGD(0.1, BATCH)).params)(plain),
+        exact = exact_problem(task)
+        problem, teacher = ne.Problem(exact.loss, wide(exact.data)), jnp.asarray(task.teacher, jnp.float64)
+        minima = gd_minimum(problem, wide(jax.vmap(lambda key: task.start(key, task.spreads()["1/fan-in"]))(starts)))
+        points = [
+            minima,
+            jax.vmap(lambda one: ne.find_equilibrium(problem, one, symmetry, ne.SGD(0.1, BATCH)).params)(minima),
+        ]
+        points = jax.tree_util.tree_map(lambda *leaves: jnp.concatenate(leaves), *points)
+        # The nonzero eigenvalues of ∇²L at a minimum, for white x: 2(aᵢ + bⱼ) of the spectra of UUᵀ and WᵀW.
+        largest = [jnp.linalg.norm(leaf, 2, axis=(1, 2)) ** 2 for leaf in points]
+        found = {
+            "sharpness": all_sharpness(problem, points, jax.random.split(key, len(points.up)), 1500),
+            "theory": 2 * (largest[0] + largest[1]),
+            "rate": largest_stable_rate(problem, points, teacher, key),
         }
-        teacher, found = jnp.asarray(task.teacher, jnp.float64), {}
-        for name, point in points.items():
-            found[f"minimum_{name}_sharpness"] = jax.vmap(
-                lambda one, key: sharpness(problem.risk, one, key, 2000), in_axes=(0, 0)
-            )(point, starts)
-            # The nonzero eigenvalues of ∇²L at a minimum, for white x: 2(aᵢ + bⱼ) of the spectra of UUᵀ and WᵀW.
-            largest = [jnp.linalg.norm(leaf, 2, axis=(1, 2)) ** 2 for leaf in point]
-            found[f"minimum_{name}_theory"] = 2 * (largest[0] + largest[1])
-            found[f"minimum_{name}_rate"] = largest_stable_rate(problem, point, teacher, key)
-    return found
-
-
-@partial(eqx.filter_jit)
-def at_start(case: Case, arm: Arm, starts: Array, keys: Array) -> dict[str, Array]:
-    """Sharpness and loss where an arm begins."""
-
-    def one(pair: tuple[Array, Array]) -> dict[str, Array]:
-        start, key = pair
-        params = begin(case, arm, start, jnp.asarray(case.common, jnp.float32))
         return {
-            "sharpness": sharpness(case.probe.risk, params, key, POWER_STEPS),
-            "start_loss": case.excess(params),
+            f"minimum_{name}_{what}": part
+            for what, values in found.items()
+            for name, part in zip(names, np.split(np.asarray(values), len(names)), strict=True)
         }
 
-    return jax.lax.map(one, (starts, keys))
 
-
-@eqx.filter_jit
-def apart(case: Case, starts: Array) -> Array:
-    """How far the equilibria found from the usual and from the skewed start are apart, relative to their norm."""
-    rate = jnp.asarray(case.common, jnp.float32)
-
-    def one(key: Array) -> Array:
-        usual, skewed = (ne.flatten(begin(case, NOISE._replace(skewed=skewed), key, rate))[0] for skewed in (False, True))
-        return jnp.linalg.norm(skewed - usual) / jnp.linalg.norm(usual)
-
-    return jax.lax.map(one, starts)
+def of_case(case: Case, start_keys: Array, keys: Array) -> dict[str, Array | np.ndarray]:
+    """All runs of a case, and the points where they begin."""
+    rates = jnp.asarray(case.rates, jnp.float32)
+    common = case.rates.index(case.common)
+    usual = begins(case, start_keys, skewed=False)
+    skewed = begins(case, start_keys, skewed=True) if case.skewed else usual
+    points = {"": usual, "skewed": skewed} | {to: moved(case, to, usual, rates) for to in case.ends}
+    again = moved(case, "noise", skewed, rates)
+    flat = [jax.vmap(jax.vmap(lambda one: ne.flatten(one)[0]))(place) for place in (points["noise"], again)]
+    distance = jnp.linalg.norm(flat[1] - flat[0], axis=-1) / jnp.linalg.norm(flat[0], axis=-1)
+    found: dict[str, Array | np.ndarray] = {"rates": np.array(case.rates), "apart": distance}
+    for name, point in points.items():
+        here = jax.tree_util.tree_map(lambda leaf: leaf[:, min(common, leaf.shape[1] - 1)], point)
+        found[f"sharpness_{name}"] = all_sharpness(case.probe, here, keys, POWER_STEPS)
+        found[f"start_loss_{name}"] = begin_loss(case, point)
+    for arm in tqdm(all_arms(case), disable=None, leave=False):
+        begin = points[arm.to or ("skewed" if arm.skewed else "")]
+        losses, finite = map(np.asarray, train(case, begin, keys, rates, warm=arm.warm, again=arm.again))
+        relative = losses / losses[:, :1, :1]
+        late = relative[:, :, -(losses.shape[2] // 4) :].mean(axis=2)
+        found |= {f"{arm.name}_loss": relative, f"{arm.name}_trains": finite & (late < HALF)}
+    return found
 
 
 def largest(case: Case, trains: np.ndarray) -> np.ndarray:
@@ -145,20 +145,20 @@ def _metrics(cases: list[Case], arrays: dict[str, np.ndarray]) -> list[Metric]:
 
 
 def _of_minima(arrays: dict[str, np.ndarray]) -> list[Metric]:
-    names = ("plain", "norm", "noise")
+    names = ("plain", "noise")
     sharp, theory, rate = (
         np.stack([arrays[f"minimum_{name}_{what}"] for name in names]) for what in ("sharpness", "theory", "rate")
     )
     ratio = (sharp / theory).ravel()
     worst = float(ratio[np.argmax(np.abs(ratio - 1))])
     at_noise = arrays["minimum_noise_sharpness"]
-    # The sharpest direction grows by |1 − ηλ| a step. Among the d² directions across the valley its share of the excess
-    # is 1/d² or so, a tenth of that if unlucky: it is seen after STEPS steps where log(10 d²) ≤ 2 STEPS (ηλ − 1).
-    unseen = np.log(10 * AUTOENCODER.size**2) / (2 * STEPS) + np.log(RANGE[1] / RANGE[0]) / 2**HALVINGS
+    # The sharpest direction grows by |1 − ηλ| a step. Its share of the excess, among d² directions across the valley,
+    # is z²/d² or so, z normal, and below 1e-10/d² with a chance of 1e-5. It is seen where its growth outweighs that.
+    unseen = np.log(1e10 * AUTOENCODER.size**2) / (2 * STEPS) + np.log(RANGE[1] / RANGE[0]) / 2**HALVINGS
     stable = []
     for name, sharpest, fastest in zip(names, sharp, rate, strict=True):
         product = fastest * sharpest / 2
-        where = {"plain": "where GD ends", "norm": "at least norm", "noise": "at the noise equilibrium"}[name]
+        where = {"plain": "where GD ends", "noise": "at the noise equilibrium"}[name]
         value = float(product[np.argmax(np.abs(product - 1))])
         label = f"minimum {where}: largest stable rate of GD over 2/λ_max, worst start"
         stable.append(Metric(label, 1, value, 1 - unseen, 1 + unseen))
@@ -194,9 +194,9 @@ def _of_high_rate(case: Case, arrays: dict[str, np.ndarray]) -> list[Metric]:
 
 def _of_motion(case: Case, arrays: dict[str, np.ndarray]) -> list[Metric]:
     """That a motion changes no function, and that orbits have one equilibrium."""
-    usual = arrays[f"{case.name}_plain_start_loss"]
-    others = [arm for arm in all_arms(case) if not (arm.warm or arm.again or arm is PLAIN)]
-    ratios = np.concatenate([arrays[f"{case.name}_{arm.name}_start_loss"] / usual for arm in others])
+    usual = arrays[f"{case.name}_start_loss_"]
+    others = [*case.ends, *(["skewed"] if case.skewed else [])]
+    ratios = np.concatenate([(arrays[f"{case.name}_start_loss_{name}"] / usual).ravel() for name in others])
     worst = float(ratios[np.argmax(np.abs(ratios - 1))])
     name = f"{case.title}: loss after a motion over that before, worst"
     metrics = [Metric(name, 1, worst, 1 - 1e-3, 1 + 1e-3)]  # float32, factors up to SKEW
@@ -225,13 +225,12 @@ def _of_training(case: Case, arrays: dict[str, np.ndarray]) -> list[Metric]:
         for arm in others:
             metrics += [
                 _ratio(f"{title}, {arm.label}: largest rate that trains over that of plain", rate(arm), rate(plain)),
-                _ratio(f"{title}, {arm.label}: steps to the loss at η = {case.common:g} over those of plain",
+                _ratio(f"{title}, {arm.label}: steps to the loss at η = {case.common:.3g} over those of plain",
                        steps(arm), steps(plain)),
                 _ratio(f"{title}, {arm.label}: steps to the loss at the best rate over those of plain",
                        fewest(arm), fewest(plain)),
             ]  # fmt: skip
-            key = f"{case.name}_{arm.name}_sharpness"
-            if key in arrays:
-                before = arrays[f"{case.name}_{plain.name}_sharpness"]
-                metrics.append(_ratio(f"{title}, {arm.label}: λ_max at the start over that of plain", arrays[key], before))
+            if arm in (NORM, NOISE):
+                after, before = (arrays[f"{case.name}_sharpness_{name}"] for name in (arm.to, "skewed" * skewed))
+                metrics.append(_ratio(f"{title}, {arm.label}: λ_max at the start over that of plain", after, before))
     return metrics

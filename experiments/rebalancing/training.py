@@ -1,4 +1,4 @@
-"""Runs of SGD at a grid of rates: as they start, after a warmup, and moved along the orbits at the start or every k steps.
+"""Runs of SGD at a grid of rates: as they start, with a warmup, and moved along the orbits once or every k steps.
 
 All runs of a seed see the same minibatches. What moves the parameters changes nothing that the network computes.
 """
@@ -36,7 +36,7 @@ class Arm(NamedTuple):
 
 PLAIN, WARM = Arm("plain", "plain"), Arm("warmup", "warmup", warm=True)
 NORM, NOISE = Arm("norm", "moved to least norm", "norm"), Arm("noise", "moved to noise equilibrium", "noise")
-AGAIN = Arm("again", "moved there every k steps", "noise", again=True)
+AGAIN = Arm("again", "moved to it every k steps", "noise", again=True)
 MOVED = (NORM, NOISE, AGAIN)
 
 
@@ -45,7 +45,7 @@ def of_start(case: Case, *, skewed: bool) -> tuple[Arm, ...]:
     there = (PLAIN, WARM)
     if skewed:
         there = tuple(arm._replace(name=f"{arm.name}_skewed", skewed=True) for arm in there)
-    return (*there, *(arm for arm in MOVED if case.has_norm or arm.to != "norm"))
+    return (*there, *(arm for arm in MOVED if arm.to in case.ends))
 
 
 def all_arms(case: Case) -> list[Arm]:
@@ -54,17 +54,40 @@ def all_arms(case: Case) -> list[Arm]:
     return list(dict.fromkeys(both))
 
 
-def begin(case: Case, arm: Arm, key: Array, rate: Any) -> PyTree:
-    """The parameters at which an arm begins."""
-    params = case.start(key)
-    if arm.skewed:
-        params = skew(params, case.symmetries, jax.random.fold_in(key, 1))
+@eqx.filter_jit
+def begins(case: Case, start_keys: Array, *, skewed: bool) -> PyTree:
+    """The starts of all seeds, (seeds, 1, …): a place for the rates."""
+
+    def one(key: Array) -> PyTree:
+        params = case.start(key)
+        return skew(params, case.symmetries, jax.random.fold_in(key, 1)) if skewed else params
+
+    return jax.tree_util.tree_map(lambda leaf: leaf[:, None], jax.vmap(one)(start_keys))
+
+
+@eqx.filter_jit
+def moved(case: Case, to: str, starts: PyTree, rates: Array) -> PyTree:
+    """The points of the orbits of starts to which an arm moves, (seeds, rates, …), or one for all rates.
+
+    Only with weight decay does the noise equilibrium depend on the learning rate.
+    """
     given = case.symmetries[0] if len(case.symmetries) == 1 else case.symmetries
-    if arm.to == "norm":
-        return ne.move_along(case.probe, params, given, "norm").params
-    if arm.to == "noise":
+
+    def one(params: PyTree, rate: Array) -> PyTree:
+        if to == "norm":
+            return ne.move_along(case.probe, params, given, "norm").params
         return ne.find_equilibrium(case.probe, params, given, ne.SGD(rate, BATCH)).params
-    return params
+
+    if to == "norm" or not case.decays:
+        rates = rates[:1]
+    of_seed = jax.vmap(one, in_axes=(None, 0))
+    return jax.vmap(lambda params: of_seed(jax.tree_util.tree_map(lambda leaf: leaf[0], params), rates))(starts)
+
+
+@eqx.filter_jit
+def begin_loss(case: Case, points: PyTree) -> Array:
+    """The loss at points (seeds, rates, …)."""
+    return jax.lax.map(jax.vmap(case.excess), points)
 
 
 def _rising(end: tuple[Array, Array], step: Any) -> Array:
@@ -72,12 +95,12 @@ def _rising(end: tuple[Array, Array], step: Any) -> Array:
     return rate * jnp.minimum(1, (step + 1) / steps)
 
 
-def one_run(case: Case, arm: Arm, start_key: Array, key: Array, rate: Array) -> tuple[Array, Array]:
+def one_run(case: Case, start: PyTree, key: Array, rate: Array, *, warm: bool, again: bool) -> tuple[Array, Array]:
     """The loss at the records of one run, and whether its parameters stayed finite."""
-    start, observe = begin(case, arm, start_key, rate), {"excess": case.excess}
+    observe = {"excess": case.excess}
     schedule = jax.tree_util.Partial(_rising, (rate, jnp.asarray(case.warmup, rate.dtype)))
-    sgd = ne.SGD(schedule if arm.warm else rate, BATCH)
-    if not arm.again:
+    sgd = ne.SGD(schedule if warm else rate, BATCH)
+    if not again:
         run = ne.simulate(case.training, sgd, start, case.steps, key=key, observe=observe, every=case.every)
         return run.observed["excess"], run.diverged_at < 0
     mover = ne.rebalance(case.probe.loss, case.symmetries, every=1, dynamics=sgd, weight_decay=case.probe.weight_decay)
@@ -85,7 +108,7 @@ def one_run(case: Case, arm: Arm, start_key: Array, key: Array, rate: Array) -> 
     def period(last: ne.Trajectory, _: None) -> tuple[ne.Trajectory, Array]:
         # SGD has no state, so that k steps of it and one motion are the chain of both with every=k.
         nothing = jax.tree_util.tree_map(jnp.zeros_like, last.params)
-        update, _ = mover.update(nothing, mover.init(last.params), last.params, data=case.probe.data)
+        update = mover.update(nothing, mover.init(last.params), last.params, data=case.probe.data)[0]
         there = jax.tree_util.tree_map(jnp.add, last.params, update)
         last = eqx.tree_at(lambda run: run.params, last, there)
         run = ne.resume(case.training, sgd, last, case.period, observe=observe, every=case.every)
@@ -97,10 +120,23 @@ def one_run(case: Case, arm: Arm, start_key: Array, key: Array, rate: Array) -> 
 
 
 @eqx.filter_jit
-def train(case: Case, arm: Arm, start_keys: Array, keys: Array, rates: Array) -> tuple[Array, Array]:
-    """Losses (seeds, rates, records) of independent runs, and whether they stayed finite, (seeds, rates)."""
-    seeds, count = len(keys), len(rates)
-    runs = jnp.repeat(start_keys, count, 0), jnp.repeat(keys, count, 0), jnp.tile(rates, seeds)
-    one = lambda run: one_run(case, arm, *run)  # noqa: E731
+def train(case: Case, starts: PyTree, keys: Array, rates: Array, *, warm: bool, again: bool) -> tuple[Array, Array]:
+    """Losses (seeds, rates, records) of independent runs, and whether they stayed finite, (seeds, rates).
+
+    Args:
+        case: what is trained.
+        starts: parameters (seeds, rates, …), or (seeds, 1, …) for all rates.
+        keys: of the minibatches, for each seed.
+        rates: the learning rates.
+        warm: whether they are reached by a warmup.
+        again: whether parameters are moved every k steps.
+    """
+    shape = len(keys), len(rates)
+
+    def flat(leaf: Array) -> Array:
+        return jnp.broadcast_to(leaf, (*shape, *leaf.shape[2:])).reshape(-1, *leaf.shape[2:])
+
+    runs = jax.tree_util.tree_map(flat, (starts, keys[:, None], rates[None]))
+    one = lambda run: one_run(case, *run, warm=warm, again=again)  # noqa: E731
     losses, finite = jax.lax.map(one, runs) if case.in_turn else jax.vmap(one)(runs)
-    return losses.reshape(seeds, count, -1), finite.reshape(seeds, count)
+    return losses.reshape(*shape, -1), finite.reshape(shape)
