@@ -114,10 +114,10 @@ CAPTIONS = {
     ),
     "rebalancing": (
         "Above: share of the runs that train, to half the loss of the start, at each learning rate; ticks on top: 2 "
-        "over the largest eigenvalue of ∇²L where a run begins. Below: steps to the loss that is named, geometric means "
+        "over the largest eigenvalue of ∇²L where a run begins. Below: steps to the loss named there, geometric means "
         "over seeds with their standard errors, where all seeds reach it. Black: plain; orange: with a warmup, whose "
         "steps count; green and blue: moved once, at the start; pink: moved every k steps too. Open, dashed: from a "
-        "skewed start, every neuron or filter by a random factor up to 4; what is moved is the same from both starts. In "
+        "skewed start, every neuron or filter by a random factor up to 4; what is moved is the same from both. In "
         "the linear network all that is moved coincides. A convolutional filter with a normalisation behind it has no "
         "point of least norm."
     ),

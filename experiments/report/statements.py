@@ -532,12 +532,12 @@ SECTIONS = (
             ),
             Statement(
                 "Moving in place of a warmup",
-                "In the linear network of Figure 4 a motion to the noise equilibrium of the start, once, makes its high "
+                "In the linear network of Figure 4 a motion to the noise equilibrium of the start makes its high "
                 "rate stable without a warmup; GD stays at a minimum below 2/λ_max, λ_max = 2(a + b).",
                 ("find_equilibrium", "move_along", "rebalance"),
                 "rebalancing",
                 ("minim", "linear autoencoder"),
-                "Its noise equilibrium and its least weight norm nearly coincide, so that this does not tell them apart. "
+                "Its noise equilibrium and its least weight norm nearly coincide: this does not tell them apart. "
                 "Stability in mean square beside a minimum, of ours, does not name the rate at which a start trains.",
             ),
             Statement(
