@@ -130,7 +130,7 @@ def dense(probes: int = 256) -> Case:
 
 def convolutional(probes: int = 128) -> Case:
     """The convolutional network: every filter has a scale that the normalisation behind it does not see."""
-    rates = rates_from(0.2, 7, 1.5)
+    rates = rates_from(0.3, 6, 1.5)
     return _of_digits(
         "convolutional",
         "convolutional network",
@@ -139,7 +139,7 @@ def convolutional(probes: int = 128) -> Case:
         FILTERS,
         probes,
         rates=rates,
-        common=rates[2],
+        common=rates[1],
         target=0.4,
         steps=360,
         warmup=120,
