@@ -548,9 +548,9 @@ SECTIONS = (
                 ("find_equilibrium", "move_along", "rebalance"),
                 "rebalancing",
                 ("ReLU network, ", "convolutional network, "),
-                "A negative answer: the largest rate at which they train stays where it is, to about a fifth, with a warmup "
-                "as with any motion, although the motion takes a skewed ReLU start to a fifth of its sharpness. Where a "
-                "run begins is not what limits its rate here, and a warmup costs steps.",
+                "A negative answer: the largest rate at which they train stays where it is, to about a fifth, with a "
+                "warmup as with any motion, although the motion takes a skewed ReLU start to a fifth of its sharpness. "
+                "Where a run begins is not what limits its rate here, and a warmup costs steps.",
             ),
             Statement(
                 "One equilibrium on an orbit",
