@@ -549,7 +549,7 @@ SECTIONS = (
                 "rebalancing",
                 ("ReLU network, ", "convolutional network, "),
                 "A negative answer: the largest rate at which they train stays where it is, to about a fifth, with a "
-                "warmup as with any motion, although the motion takes a skewed ReLU start to a fifth of its sharpness. "
+                "warmup as with any motion, although a motion flattens the skewed ReLU start a lot. "
                 "Where a run begins is not what limits its rate here, and a warmup costs steps.",
             ),
             Statement(
