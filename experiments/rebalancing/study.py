@@ -6,6 +6,7 @@ the linear autoencoder theory names the numbers: 2(a + b) for the sharpness of a
 and 2 over it for the rate at which GD stays there. For networks on digits it names none: what is measured is reported.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -62,8 +63,11 @@ def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray],
     starts, keys = (jax.random.split(key, preset.seeds) for key in (start_key, run_key))
     cases = all_cases()
     arrays = {name: np.asarray(value) for name, value in at_minima(starts, gd_key).items()}
-    for case in tqdm(cases, disable=None):
-        arrays |= {f"{case.name}_{name}": np.asarray(value) for name, value in of_case(case, starts, keys).items()}
+    # Half of the time is compilation, of programs of their own: the networks are studied side by side.
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.map(lambda case: of_case(case, starts, keys), cases)
+        for case, parts in tqdm(zip(cases, found, strict=True), total=len(cases), disable=None):
+            arrays |= {f"{case.name}_{name}": np.asarray(part) for name, part in parts.items()}
     return _metrics(cases, arrays), arrays, draw(cases, arrays)
 
 
@@ -109,7 +113,7 @@ def of_case(case: Case, start_keys: Array, keys: Array) -> dict[str, Array | np.
         here = jax.tree_util.tree_map(lambda leaf: leaf[:, min(common, leaf.shape[1] - 1)], point)
         found[f"sharpness_{name}"] = all_sharpness(case.probe, here, keys, POWER_STEPS)
         found[f"start_loss_{name}"] = begin_loss(case, point)
-    for arm in tqdm(all_arms(case), disable=None, leave=False):
+    for arm in all_arms(case):
         begin = points[arm.to or ("skewed" if arm.skewed else "")]
         losses, finite = map(np.asarray, train(case, begin, keys, rates, warm=arm.warm, again=arm.again))
         relative = losses / losses[:, :1, :1]
