@@ -18,6 +18,7 @@ from experiments.norm_growth import NormGrowth
 from experiments.optimizers import Optimizers
 from experiments.pinning import Pinning
 from experiments.platonic import Platonic
+from experiments.rebalancing import Rebalancing
 from experiments.representations import Representations
 from experiments.scale_circle import ScaleCircle
 from experiments.sign_alignment import SignAlignment
@@ -45,6 +46,7 @@ STUDIES: dict[str, type[Study]] = {
     "optimizers": Optimizers,
     "pinning": Pinning,
     "platonic": Platonic,
+    "rebalancing": Rebalancing,
     "representations": Representations,
     "scale_circle": ScaleCircle,
     "sign_alignment": SignAlignment,

@@ -126,6 +126,15 @@ CAPTIONS = {
         "starts with standard errors, black bars the prediction (1+β)/(1−β) times that of SGD. Right: changes of the"
         " charges of ReLU neurons against the SDE of η/(1−β)."
     ),
+    "rebalancing": (
+        "Above: share of the runs that train, to half the loss of the start, at each learning rate; ticks on top: 2 "
+        "over the largest eigenvalue of ∇²L where a run begins. Below: steps to the loss named there, geometric means "
+        "over seeds with their standard errors, where all seeds reach it. Black: plain; orange: with a warmup, whose "
+        "steps count; green and blue: moved once, at the start; pink: moved every k steps too. Open, dashed: from a "
+        "skewed start, every neuron or filter by a random factor up to 4; what is moved is the same from both. In "
+        "the linear network all that is moved coincides. A convolutional filter with a normalisation behind it has no "
+        "point of least norm."
+    ),
     "representations": (
         "Two-layer networks with a nonlinearity. Above: entries of the two sides of Eq. (14), after division by "
         "their traces, at the end of SGD (blue) and of GD (brown); equal matrices lie on the diagonal. Below: cosine"
@@ -191,6 +200,7 @@ DEVIATIONS: dict[str, tuple[tuple[str, str], ...]] = {
     "equalisation": (("no experiment", "beyond the paper; after Nagel et al. (2019)"),),
     "lora": (("no experiment", "beyond the paper"),),
     "optimizers": (("no experiment", "beyond the paper"),),
+    "rebalancing": (("no experiment", "beyond the paper; a linear network, and two small ones on digits, S = 8"),),
     "representations": (
         ("x isotropic, presumably of unit variance", "σ_x = 0.3, and 1 in the table"),
         ("one set-up for SGD and GD", "SGD on fresh samples at η = 0.01, GD on 8000 samples at 5 times the rate"),

@@ -49,6 +49,7 @@ SLOW = (
     "representations",
     "alignment-digits",
     "deep_linear",
+    "rebalancing",
     "warmup",
     "platonic",
     "valley",

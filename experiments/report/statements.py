@@ -594,6 +594,35 @@ SECTIONS = (
                 ("",),
             ),
             Statement(
+                "Moving in place of a warmup",
+                "In the linear network of Figure 4 a motion to the noise equilibrium of the start makes its high "
+                "rate stable without a warmup; GD stays at a minimum below 2/λ_max, λ_max = 2(a + b).",
+                ("find_equilibrium", "move_along", "rebalance"),
+                "rebalancing",
+                ("minim", "linear autoencoder"),
+                "Its noise equilibrium and its least weight norm nearly coincide: this does not tell them apart. "
+                "Stability in mean square beside a minimum, of ours, does not name the rate at which a start trains.",
+            ),
+            Statement(
+                "Moving in place of a warmup, networks on digits",
+                "A ReLU and a convolutional network, from their usual start and from one skewed along the symmetries: "
+                "rates, steps and sharpness with a warmup and with motions, over those of plain SGD.",
+                ("find_equilibrium", "move_along", "rebalance"),
+                "rebalancing",
+                ("ReLU network, ", "convolutional network, "),
+                "A negative answer: the largest rate at which they train stays where it is, to about a fifth, with a "
+                "warmup as with any motion, although a motion flattens the skewed ReLU start a lot. "
+                "Where a run begins is not what limits its rate here, and a warmup costs steps.",
+            ),
+            Statement(
+                "One equilibrium on an orbit",
+                "λ*(e^{sA}θ) = λ*(θ) − s: a start and the same one skewed are moved to one point, which computes the "
+                "same.",
+                ("find_equilibrium", "move_along"),
+                "rebalancing",
+                ("ReLU network: ", "convolutional network: "),
+            ),
+            Statement(
                 "Platonic representations",
                 "Deep linear networks of different depth, width and view of the inputs have parallel kernels in all "
                 "hidden layers at the noise equilibrium, and SGD finds it.",

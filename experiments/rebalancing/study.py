@@ -1,0 +1,241 @@
+"""The study: at which rates SGD trains, how many steps it needs, and how sharp it is where it begins.
+
+Figure 4 has two parts: a start too sharp for a high rate, and noise that flattens it while the rate is still low. Where
+that is so, the noise equilibrium, to which `find_equilibrium` moves the start at once, should do what a warmup does. In
+the linear autoencoder theory names the numbers: 2(a + b) for the sharpness of a minimum with UUᵀ = a I and WᵀW = b I,
+and 2 over it for the rate at which GD stays there. For networks on digits it names none: what is measured is reported.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+import noise_equilibrium as ne
+from experiments._metrics import Metric, standard_error
+from experiments.rebalancing.cases import AUTOENCODER, BATCH, Case, all_cases
+from experiments.rebalancing.figure import draw
+from experiments.rebalancing.stability import HALVINGS, RANGE, STEPS, all_sharpness, gd_minimum, largest_stable_rate
+from experiments.rebalancing.training import (
+    NOISE,
+    NORM,
+    PLAIN,
+    Arm,
+    all_arms,
+    begin_loss,
+    begins,
+    moved,
+    of_start,
+    train,
+)
+from experiments.warmup.study import exact_problem
+from noise_equilibrium.models.two_layer_linear import symmetry
+
+HALF = 0.5  # of the loss at the start: a run trains if that over its last quarter is less
+POWER_STEPS = 30  # of power iteration in the networks; the reported sharpness is right to some per cent
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The size of the study.
+
+    Attributes:
+        seeds: starts, each with minibatches of its own.
+    """
+
+    seeds: int = 16
+
+
+FULL = Preset()
+QUICK = Preset(seeds=5)
+
+
+def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray], Figure]:
+    """The metrics, the arrays behind the figure, and the figure."""
+    preset = QUICK if quick else FULL
+    start_key, run_key, gd_key = jax.random.split(jax.random.key(seed), 3)
+    starts, keys = (jax.random.split(key, preset.seeds) for key in (start_key, run_key))
+    cases = all_cases()
+    arrays = {name: np.asarray(value) for name, value in at_minima(starts, gd_key).items()}
+    # Half of the time is compilation, of programs of their own: the networks are studied side by side.
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.map(lambda case: of_case(case, starts, keys), cases)
+        for case, parts in tqdm(zip(cases, found, strict=True), total=len(cases), disable=None):
+            arrays |= {f"{case.name}_{name}": np.asarray(part) for name, part in parts.items()}
+    return _metrics(cases, arrays), arrays, draw(cases, arrays)
+
+
+def at_minima(starts: Array, key: Array) -> dict[str, Array | np.ndarray]:
+    """Sharpness and the largest stable rate of GD at minima of the autoencoder, and at other points of their orbits."""
+    task, names = AUTOENCODER, ("plain", "noise")
+    with jax.enable_x64(True):
+        wide = partial(jax.tree_util.tree_map, lambda leaf: jnp.asarray(leaf, jnp.float64))
+        exact = exact_problem(task)
+        problem, teacher = ne.Problem(exact.loss, wide(exact.data)), jnp.asarray(task.teacher, jnp.float64)
+        minima = gd_minimum(problem, wide(jax.vmap(lambda key: task.start(key, task.spreads()["1/fan-in"]))(starts)))
+        points = [
+            minima,
+            jax.vmap(lambda one: ne.find_equilibrium(problem, one, symmetry, ne.SGD(0.1, BATCH)).params)(minima),
+        ]
+        points = jax.tree_util.tree_map(lambda *leaves: jnp.concatenate(leaves), *points)
+        # The nonzero eigenvalues of ∇²L at a minimum, for white x: 2(aᵢ + bⱼ) of the spectra of UUᵀ and WᵀW.
+        largest = [jnp.linalg.norm(leaf, 2, axis=(1, 2)) ** 2 for leaf in points]
+        found = {
+            "sharpness": all_sharpness(problem, points, jax.random.split(key, len(points.up)), 1500),
+            "theory": 2 * (largest[0] + largest[1]),
+            "rate": largest_stable_rate(problem, points, teacher, key),
+        }
+        return {
+            f"minimum_{name}_{what}": part
+            for what, values in found.items()
+            for name, part in zip(names, np.split(np.asarray(values), len(names)), strict=True)
+        }
+
+
+def of_case(case: Case, start_keys: Array, keys: Array) -> dict[str, Array | np.ndarray]:
+    """All runs of a case, and the points where they begin."""
+    rates = jnp.asarray(case.rates, jnp.float32)
+    common = case.rates.index(case.common)
+    usual = begins(case, start_keys, skewed=False)
+    skewed = begins(case, start_keys, skewed=True) if case.skewed else usual
+    points = {"": usual, "skewed": skewed} | {to: moved(case, to, usual, rates) for to in case.ends}
+    again = moved(case, "noise", skewed, rates)
+    flat = [jax.vmap(jax.vmap(lambda one: ne.flatten(one)[0]))(place) for place in (points["noise"], again)]
+    distance = jnp.linalg.norm(flat[1] - flat[0], axis=-1) / jnp.linalg.norm(flat[0], axis=-1)
+    found: dict[str, Array | np.ndarray] = {"rates": np.array(case.rates), "apart": distance}
+    for name, point in points.items():
+        here = jax.tree_util.tree_map(lambda leaf: leaf[:, min(common, leaf.shape[1] - 1)], point)
+        found[f"sharpness_{name}"] = all_sharpness(case.probe, here, keys, POWER_STEPS)
+        found[f"start_loss_{name}"] = begin_loss(case, point)
+    for arm in all_arms(case):
+        begin = points[arm.to or ("skewed" if arm.skewed else "")]
+        losses, finite = map(np.asarray, train(case, begin, keys, rates, warm=arm.warm, again=arm.again))
+        relative = losses / losses[:, :1, :1]
+        late = relative[:, :, -(losses.shape[2] // 4) :].mean(axis=2)
+        found |= {f"{arm.name}_loss": relative, f"{arm.name}_trains": finite & (late < HALF)}
+    return found
+
+
+def largest(case: Case, trains: np.ndarray) -> np.ndarray:
+    """The largest rate of the grid at which each seed trains; NaN if at none."""
+    return np.where(trains.any(axis=1), (trains * np.array(case.rates)).max(axis=1), np.nan)
+
+
+def steps_to_target(case: Case, losses: np.ndarray) -> np.ndarray:
+    """The step of the first record below the target, (seeds, rates); all steps where there is none."""
+    below = losses < case.target
+    return np.where(below.any(axis=2), below.argmax(axis=2) * case.every, case.steps)
+
+
+def _ratio(name: str, values: np.ndarray, of: np.ndarray) -> Metric:
+    """A geometric mean over seeds of paired ratios, reported with its standard error."""
+    logs = np.log(np.asarray(values, float) / np.asarray(of, float))
+    mean = float(np.exp(logs.mean()))
+    return Metric(name, None, mean, error=mean * standard_error(logs))
+
+
+def _metrics(cases: list[Case], arrays: dict[str, np.ndarray]) -> list[Metric]:
+    return [
+        *_of_minima(arrays),
+        *_of_high_rate(cases[0], arrays),
+        *(metric for case in cases for metric in (*_of_motion(case, arrays), *_of_training(case, arrays))),
+    ]
+
+
+def _of_minima(arrays: dict[str, np.ndarray]) -> list[Metric]:
+    names = ("plain", "noise")
+    sharp, theory, rate = (
+        np.stack([arrays[f"minimum_{name}_{what}"] for name in names]) for what in ("sharpness", "theory", "rate")
+    )
+    ratio = (sharp / theory).ravel()
+    worst = float(ratio[np.argmax(np.abs(ratio - 1))])
+    at_noise = arrays["minimum_noise_sharpness"]
+    far = int(np.argmax(np.abs(at_noise - 4)))
+    # The sharpest direction grows by |1 − ηλ| a step. Its share of the excess, among d² directions across the valley,
+    # is z²/d² or so, z normal, and below 1e-10/d² with a chance of 1e-5. It is seen where its growth outweighs that.
+    unseen = np.log(1e10 * AUTOENCODER.size**2) / (2 * STEPS) + np.log(RANGE[1] / RANGE[0]) / 2**HALVINGS
+    stable = []
+    for name, sharpest, fastest in zip(names, sharp, rate, strict=True):
+        product = fastest * sharpest / 2
+        where = {"plain": "where GD ends", "noise": "at the noise equilibrium"}[name]
+        value = float(product[np.argmax(np.abs(product - 1))])
+        label = f"minimum {where}: largest stable rate of GD over 2/λ_max, worst start"
+        stable.append(Metric(label, 1, value, 1 - unseen, 1 + unseen))
+    return [
+        Metric("minima: λ_max by power iteration over 2(a + b), worst", 1, worst, 1 - 1e-3, 1 + 1e-3),
+        # Equation (14) with white noise: UUᵀ = WᵀW = I.
+        Metric("minimum at the noise equilibrium: λ_max, worst start", 4, float(at_noise[far]), 4 - 4e-3, 4 + 4e-3),
+        Metric("minimum where GD ends: λ_max, mean", None, float(arrays["minimum_plain_sharpness"].mean())),
+        *stable,
+    ]
+
+
+def _of_high_rate(case: Case, arrays: dict[str, np.ndarray]) -> list[Metric]:
+    """Figure 4 again: the runs that do not train at its high rate."""
+    place = int(np.argmin(np.abs(np.array(case.rates) - AUTOENCODER.high)))
+    metrics = []
+    for arm in all_arms(case):
+        trains = arrays[f"{case.name}_{arm.name}_trains"][:, place]
+        name = f"{case.title}, {arm.label}: diverging runs of {len(trains)} at η = {AUTOENCODER.high:g}"
+        failed = int(np.sum(~trains))
+        if arm is PLAIN:  # not all: now and then the first steps throw a run to where it is flat enough
+            metrics.append(Metric(name, len(trains), failed, low=np.ceil(len(trains) * 3 / 4)))
+        else:  # far below the rate at which SGD leaves the minimum of the equilibrium, see the next metrics
+            metrics.append(Metric(name, 0, failed, high=0))
+    for arm, sharp in ((PLAIN, arrays["minimum_plain_theory"]), (NOISE, arrays["minimum_noise_theory"])):
+        # Stable in mean square beside a minimum: η(a + b)(1 + (d + 1)/S) ≤ 1 (`warmup.tasks`); ours, near it only.
+        frontier = float(np.mean(2 / sharp / (1 + (AUTOENCODER.size + 1) / BATCH)))
+        found = largest(case, arrays[f"{case.name}_{arm.name}_trains"])
+        name = f"{case.title}, {arm.label}: largest rate that trains, and that of mean-square stability at the minimum"
+        metrics.append(Metric(name, frontier, float(np.mean(found)), error=standard_error(found)))
+    return metrics
+
+
+def _of_motion(case: Case, arrays: dict[str, np.ndarray]) -> list[Metric]:
+    """That a motion changes no function, and that orbits have one equilibrium."""
+    usual = arrays[f"{case.name}_start_loss_"]
+    others = [*case.ends, *(["skewed"] if case.skewed else [])]
+    ratios = np.concatenate([(arrays[f"{case.name}_start_loss_{name}"] / usual).ravel() for name in others])
+    worst = float(ratios[np.argmax(np.abs(ratios - 1))])
+    name = f"{case.title}: loss after a motion over that before, worst"
+    metrics = [Metric(name, 1, worst, 1 - 1e-3, 1 + 1e-3)]  # float32, factors up to SKEW
+    if case.skewed:
+        name = f"{case.title}: equilibria of the usual and the skewed start, distance over norm, worst"
+        metrics.append(Metric(name, 0, float(arrays[f"{case.name}_apart"].max()), high=1e-3))
+    return metrics
+
+
+def _of_training(case: Case, arrays: dict[str, np.ndarray]) -> list[Metric]:
+    common = int(np.argmin(np.abs(np.array(case.rates) - case.common)))
+    metrics = []
+    for skewed in (False, True) if case.skewed else (False,):
+        plain, *others = of_start(case, skewed=skewed)
+        title = f"{case.title}{', skewed start' if skewed else ''}"
+
+        def rate(arm: Arm) -> np.ndarray:
+            return largest(case, arrays[f"{case.name}_{arm.name}_trains"])
+
+        def steps(arm: Arm) -> np.ndarray:
+            return steps_to_target(case, arrays[f"{case.name}_{arm.name}_loss"])[:, common]
+
+        def fewest(arm: Arm) -> np.ndarray:
+            return steps_to_target(case, arrays[f"{case.name}_{arm.name}_loss"]).min(axis=1)
+
+        for arm in others:
+            metrics += [
+                _ratio(f"{title}, {arm.label}: largest rate that trains over that of plain", rate(arm), rate(plain)),
+                _ratio(f"{title}, {arm.label}: steps to the loss at η = {case.common:.3g} over those of plain",
+                       steps(arm), steps(plain)),
+                _ratio(f"{title}, {arm.label}: steps to the loss at the best rate over those of plain",
+                       fewest(arm), fewest(plain)),
+            ]  # fmt: skip
+            if arm in (NORM, NOISE):
+                after, before = (arrays[f"{case.name}_sharpness_{name}"] for name in (arm.to, "skewed" * skewed))
+                metrics.append(_ratio(f"{title}, {arm.label}: λ_max at the start over that of plain", after, before))
+    return metrics
