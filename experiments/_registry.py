@@ -16,6 +16,7 @@ from experiments.norm_growth import NormGrowth
 from experiments.optimizers import Optimizers
 from experiments.pinning import Pinning
 from experiments.platonic import Platonic
+from experiments.real_networks import RealNetworks
 from experiments.representations import Representations
 from experiments.scale_circle import ScaleCircle
 from experiments.sign_alignment import SignAlignment
@@ -41,6 +42,7 @@ STUDIES: dict[str, type[Study]] = {
     "optimizers": Optimizers,
     "pinning": Pinning,
     "platonic": Platonic,
+    "real_networks": RealNetworks,
     "representations": Representations,
     "scale_circle": ScaleCircle,
     "sign_alignment": SignAlignment,

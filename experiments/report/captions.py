@@ -112,6 +112,13 @@ CAPTIONS = {
         "starts with standard errors, black bars the prediction (1+β)/(1−β) times that of SGD. Right: changes of the"
         " charges of ReLU neurons against the SDE of η/(1−β)."
     ),
+    "real_networks": (
+        "64–32–32–10 ReLU network on digits. Left: charges of four neurons along a run of SGD (blue), as the law has "
+        "them from their start and the measured noise (dashed), and at the equilibrium on the orbit of single points "
+        "(dots). Middle: mean charge of every neuron over the late half of all runs against the law at the mean noise "
+        "(blue) and against the mean of equilibria (orange). Right: the same of a heavy ball, against the law that "
+        "knows the momentum (blue) and the one for a mean gradient that changes slowly (pink)."
+    ),
     "representations": (
         "Two-layer networks with a nonlinearity. Above: entries of the two sides of Eq. (14), after division by "
         "their traces, at the end of SGD (blue) and of GD (brown); equal matrices lie on the diagonal. Below: cosine"

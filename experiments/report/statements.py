@@ -539,6 +539,26 @@ SECTIONS = (
                 ("",),
                 "Ziyin and Chuang (2025). For isotropic label noise; weight decay breaks it.",
             ),
+            Statement(
+                "Real networks: Eq. (9) in the mean",
+                "A ReLU network with softmax loss on digits, weight decay: the mean charge of every neuron is that of "
+                "the law at the mean noise, and the path of each follows from its start.",
+                ("expected_charge_step", "find_equilibrium", "measure", "models.deep_relu"),
+                "real_networks",
+                ("ReLU network, ",),
+                "Noise comes in bursts of some ten steps. The law is linear in it, the equilibrium is not: the mean of "
+                "equilibria lies below the mean charge, needs thousands of records, and that of one end point says "
+                "little; all three distances are reported.",
+            ),
+            Statement(
+                "Real networks: momentum",
+                "The same with a heavy ball of β = 0.9: the law that knows θ and m holds.",
+                ("Momentum", "expected_charge_step"),
+                "real_networks",
+                ("momentum, ",),
+                "The mean gradient of this network turns faster than m forgets: the law of parameters alone, in which "
+                "it counts (1+β)/(1−β) times, predicts charges more than twice too large, and SGD at η/(1−β) is near.",
+            ),
         ),
     ),
 )
