@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import noise_equilibrium as ne
-from experiments.real_networks.along import damping, follow, path, residuals, watch, watch_momentum
+from experiments.real_networks.along import Clock, damping, follow, path, residuals, watch, watch_momentum
 from noise_equilibrium.models import deep_relu
 
 BLOCK = 20
@@ -26,14 +26,14 @@ def test_without_chance_the_law_leaves_nothing(beta):
     problem, keys = whole_batches()
     dynamics = ne.SGD(0.02, 6, False) if beta is None else ne.Momentum(0.004, beta, 6, False)
     see = (watch if beta is None else watch_momentum)(problem, dynamics, deep_relu.symmetries(2))
-    means, _ = follow(problem, dynamics, see, jax.vmap(start)(keys), keys, blocks=3, records=BLOCK, every=1)
+    means, _ = follow(problem, dynamics, jax.vmap(start)(keys), keys, Clock(3, 2, BLOCK // 2, 1), see)
     omega = damping(problem, dynamics)
     charge = np.abs(means["charge"]).max()
     assert means["charge"].shape == (2, 3, 4)
     assert np.abs(residuals(means, omega, BLOCK)).max() < 1e-9 * charge
-    np.testing.assert_array_equal(means["first"][:, 1:], means["end_kept"][:, :-1])
+    np.testing.assert_array_equal(means["first"][:, 1:], means["last"][:, :-1])
     if beta is None:  # the gain is spread over its block: 1 % of decay within a block, of what is gained there
-        moved = np.abs(path(means, omega, BLOCK)[:, 1:] - means["end_charge"])
+        moved = np.abs(path(means, omega, BLOCK)[:, 1:] - means["end"])
         assert moved.max() < 0.05 * np.abs(means["gain"]).max() * BLOCK
     else:  # the law of SGD is another, which the cross term makes up for
         assert np.abs(residuals(means, omega, BLOCK, "gain_sgd")).max() > 1e-3 * charge

@@ -10,7 +10,7 @@ a step is a martingale difference, so blocks are uncorrelated however short they
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -21,7 +21,7 @@ from jaxtyping import Array
 import noise_equilibrium as ne
 
 Means = dict[str, np.ndarray]
-"""name → (runs, blocks, charges): means over a block; `end_…` at its end, `first` is 𝒞 at its start."""
+"""name → (runs, blocks, charges): means over a block; `first` and `last` are 𝒞 at its ends, `end` is C at the last."""
 
 
 def damping(problem: ne.Problem, dynamics: Any) -> float:
@@ -34,25 +34,28 @@ def damping(problem: ne.Problem, dynamics: Any) -> float:
 
 
 def watch(problem: ne.Problem, sgd: ne.SGD, symmetries: Sequence[ne.Symmetry]) -> Callable[[Any, Any], dict]:
-    """A function of parameters: charges, gains, charges at the equilibrium on the orbit, and ηκ."""
+    """A function of parameters: charges and gains."""
     omega = damping(problem, sgd)
 
     def see(params: Any, state: Any) -> dict[str, Array]:
         del state  # SGD has none
-        measured = ne.measure(problem, params, list(symmetries), gradient=True)
-        there = ne.find_equilibrium(problem, params, list(symmetries), sgd).params
         charge = of_each(lambda one: one.charge(params), symmetries)
-        return {
-            "charge": charge,
-            "kept": charge,
-            "gain": expected_steps(measured, sgd) + omega * charge,
-            "target": of_each(lambda one: one.charge(there), symmetries),
-            "rate": sgd.time_step
-            * of_each(
-                lambda one: ne.relaxation_rates(one, sgd),  # pyright: ignore[reportCallIssue]
-                measured,
-            ),
-        }
+        measured = ne.measure(problem, params, list(symmetries), gradient=True)
+        return {"charge": charge, "kept": charge, "gain": expected_steps(measured, sgd) + omega * charge}
+
+    return see
+
+
+def watch_equilibrium(
+    problem: ne.Problem, sgd: ne.SGD, symmetries: Sequence[ne.Symmetry]
+) -> Callable[[Any, Any], dict]:
+    """A function of parameters: charges at the equilibrium on the orbit, and ηκ."""
+
+    def see(params: Any, state: Any) -> dict[str, Array]:
+        del state
+        there = ne.find_equilibrium(problem, params, list(symmetries), sgd).params
+        rates = of_each(lambda one: ne.relaxation_rates(problem, params, one, sgd), symmetries)
+        return {"target": of_each(lambda one: one.charge(there), symmetries), "rate": sgd.time_step * rates}
 
     return see
 
@@ -103,55 +106,79 @@ def of_each(measure: Callable[[Any], Array], items: Sequence[Any]) -> Array:
     return jnp.concatenate([jnp.ravel(measure(item)) for item in items])
 
 
+class Clock(NamedTuple):
+    """How often a run is looked at: a block has `groups` × `records` × `every` steps.
+
+    Attributes:
+        blocks: of the run.
+        groups: in a block; each begins with what is seen rarely.
+        records: in a group.
+        every: steps between records.
+    """
+
+    blocks: int
+    groups: int
+    records: int
+    every: int
+
+    @property
+    def block(self) -> int:
+        """Steps in a block."""
+        return self.groups * self.records * self.every
+
+
 def follow(
     problem: ne.Problem,
     dynamics: Any,
-    see: Callable[[Any, Any], dict],
     starts: Any,
     keys: Array,
-    *,
-    blocks: int,
-    records: int,
-    every: int,
+    clock: Clock,
+    see: Callable[[Any, Any], dict],
+    rarely: Callable[[Any, Any], dict] = lambda _params, _state: {},
     bar: Any = None,
-) -> tuple[Means, Any]:
-    """Means over blocks of `records` × `every` steps of what is seen every so many steps, and the last parameters.
+) -> tuple[Means, ne.Trajectory]:
+    """Means over blocks of what is seen along runs, and their last trajectories.
 
     Args:
         problem: the problem.
         dynamics: SGD, Momentum or Optax.
-        see: a function of parameters and state; "kept" of it is recorded at the ends of a block as well.
         starts: parameters with the runs in front.
         keys: a key for each run.
-        blocks: how many.
-        records: in a block.
-        every: steps between records.
+        clock: how often what is seen.
+        see: a function of parameters and state, at every record.
+        rarely: likewise, at the start of every group.
         bar: of progress, which counts blocks.
     """
 
-    @eqx.filter_jit
     def block(last: ne.Trajectory) -> tuple[ne.Trajectory, dict[str, Array]]:
-        def one(last: ne.Trajectory) -> tuple[ne.Trajectory, dict[str, Array]]:
-            def step(last: ne.Trajectory, _: None) -> tuple[ne.Trajectory, dict[str, Array]]:
-                seen = see(last.params, last.state.dynamics)
-                return ne.resume(problem, dynamics, last, every, every=every), seen
+        def step(last: ne.Trajectory, _: None) -> tuple[ne.Trajectory, dict[str, Array]]:
+            seen = see(last.params, last.state.dynamics)
+            return ne.resume(problem, dynamics, last, clock.every, every=clock.every), seen
 
-            last, seen = jax.lax.scan(step, last, length=records)
-            means = {name: jnp.mean(values, axis=0) for name, values in seen.items()}
-            end = see(last.params, last.state.dynamics)
-            return last, {**means, "first": seen["kept"][0], **{f"end_{name}": value for name, value in end.items()}}
+        def group(last: ne.Trajectory, _: None) -> tuple[ne.Trajectory, tuple[dict, dict]]:
+            rare = rarely(last.params, last.state.dynamics)
+            last, seen = jax.lax.scan(step, last, length=clock.records)
+            return last, (jax.tree_util.tree_map(lambda value: jnp.mean(value, axis=0), seen), rare)
 
-        return jax.vmap(one)(last)
+        start = see(last.params, last.state.dynamics)
+        last, (seen, rare) = jax.lax.scan(group, last, length=clock.groups)
+        means = {name: jnp.mean(values, axis=0) for name, values in {**seen, **rare}.items()}
+        end = see(last.params, last.state.dynamics)
+        one = {f"one_{name}": values[-1] for name, values in rare.items()}
+        return last, {**means, **one, "first": start["kept"], "last": end["kept"], "end": end["charge"]}
 
+    run = eqx.filter_jit(lambda last: jax.vmap(block)(last))
     # One stretch before the first block, so that what is handed on has always the same form.
-    last = jax.vmap(lambda start, key: ne.simulate(problem, dynamics, start, every, key=key, every=every))(starts, keys)
+    last = jax.vmap(lambda start, key: ne.simulate(problem, dynamics, start, clock.every, key=key, every=clock.every))(
+        starts, keys
+    )
     stretches = []
-    for _ in range(blocks):
-        last, seen = block(last)
+    for _ in range(clock.blocks):
+        last, seen = run(last)
         stretches.append({name: np.asarray(values, np.float64) for name, values in seen.items()})
         if bar is not None:
             bar.update()
-    return {name: np.stack([one[name] for one in stretches], axis=1) for name in stretches[0]}, last.params
+    return {name: np.stack([one[name] for one in stretches], axis=1) for name in stretches[0]}, last
 
 
 def path(means: Means, omega: float, steps: int) -> np.ndarray:
@@ -165,7 +192,7 @@ def path(means: Means, omega: float, steps: int) -> np.ndarray:
 
 def residuals(means: Means, omega: float, steps: int, gain: str = "gain") -> np.ndarray:
     """What the law leaves of every block: (Δ𝒞/steps − gain + ωC)/ω, whose mean is how far C̄ is from the law's."""
-    moved = (means["end_kept"] - means["first"]) / steps
+    moved = (means["last"] - means["first"]) / steps
     return (moved - means[gain] + omega * means["charge"]) / omega
 
 

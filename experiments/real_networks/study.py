@@ -2,6 +2,10 @@
 
     dense    64–32–32–10, ReLU, softmax loss, all digits, weight decay: the charge of every neuron of both layers.
     momentum the same with a heavy ball of β = 0.9 and the same η/(1−β).
+    filters  two convolutions, each normalised: the scale of every filter is a symmetry, ‖W_c‖² its charge, and noise
+             alone makes it grow. Under AdamW the norm rests, and turns, as `rotational_equilibrium` says from afar.
+    decoder  attention and ReLU neurons on source files of Python's standard library, byte by byte, with the symmetries
+             that `find_symmetries` finds and none declared.
 
 The noise of these networks comes in bursts: most steps have little of it, a few, after a batch that threw the network
 off, ten times the mean and more, and after some ten steps it is forgotten. The charge takes 1/(4ηγ) = 5000 steps and
@@ -24,8 +28,9 @@ from tqdm import tqdm
 
 import noise_equilibrium as ne
 from experiments._metrics import Metric, of_runs, within
-from experiments._networks import WIDTHS, dense_loss, dense_start, digits
+from experiments._networks import CHANNELS, WIDTHS, dense_loss, dense_start, digits
 from experiments.real_networks.along import (
+    Clock,
     Means,
     damping,
     follow,
@@ -33,14 +38,21 @@ from experiments.real_networks.along import (
     path,
     residuals,
     watch,
+    watch_equilibrium,
     watch_momentum,
 )
 from experiments.real_networks.figure import draw
+from experiments.real_networks.others import ADAM_DECAY, ADAM_RATE, LARGER, PROBES, decoder, filters, rotation
 from noise_equilibrium.models import deep_relu
 
 RATE, BATCH, DECAY, BETA = 0.1, 8, 5e-4, 0.9
 LAYERS = {"first layer": slice(0, WIDTHS[0]), "second layer": slice(WIDTHS[0], sum(WIDTHS))}
+FILTER_LAYERS = {"first layer": slice(0, CHANNELS[0]), "second layer": slice(CHANNELS[0], sum(CHANNELS))}
 BLOCK = 1000  # steps
+OF_CHARGES = ("charge", "gain", "gain_slow", "gain_sgd", "target", "rate", "one_target", "first", "last", "end", "path")
+REACHED = 8.0  # κt
+FILTER_CLOCK, DECODER_CLOCK = Clock(160, 1, 25, 20), Clock(80, 1, 25, 20)
+CLOCKS = {"dense": Clock(0, 50, 4, 5), "momentum": Clock(0, 1, 100, 10)}
 
 
 @dataclass(frozen=True)
@@ -50,32 +62,57 @@ class Preset:
     Attributes:
         runs: of every kind, each from its own initialisation.
         blocks: of BLOCK steps of SGD on the dense network; half of them count as its end.
-        every: steps between records.
         momentum_blocks: the same of the heavy ball.
+        filters: blocks of the convolutional network.
+        adam: steps of AdamW over which norms are measured; it is trained three times as long before.
+        depth: layers of the decoder.
+        windows: samples of its text.
+        decoder: blocks of the decoder.
     """
 
     runs: int = 2
     blocks: int = 1000
-    every: int = 20
     momentum_blocks: int = 400
+    filters: Clock = FILTER_CLOCK
+    adam: int = 4000
+    depth: int = 2
+    windows: int = 384
+    decoder: Clock = DECODER_CLOCK
 
 
 FULL = Preset()
-QUICK = Preset(blocks=60, every=10, momentum_blocks=50)
+QUICK = Preset(
+    blocks=50,
+    momentum_blocks=40,
+    filters=Clock(40, 1, 10, 50),
+    adam=2500,
+    depth=1,
+    windows=192,
+    decoder=Clock(24, 1, 20, 25),
+)
 
 
 def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray], Figure]:
     """The metrics, the arrays behind the figure, and the figure."""
     preset = QUICK if quick else FULL
-    keys = jax.random.split(jax.random.key(seed), 4)
+    keys = jax.random.split(jax.random.key(seed), 5)
+    others = jax.random.split(keys[2], 2), jax.random.split(keys[3], 2 + PROBES), jax.random.split(keys[4], 2)
     arrays: dict[str, np.ndarray] = {}
-    with tqdm(total=preset.blocks + preset.momentum_blocks, disable=None) as bar:
+    total = preset.blocks + preset.momentum_blocks + preset.filters.blocks + preset.decoder.blocks
+    with tqdm(total=total, disable=None) as bar:
         for name, blocks in (("dense", preset.blocks), ("momentum", preset.momentum_blocks)):
             means = dense(name, preset, blocks, (keys[0], keys[1]), bar)
             arrays |= {f"{name}_{what}": values for what, values in means.items()}
-    for name in ("dense", "momentum"):
-        arrays |= {f"{name}_mean_{what}": values for what, values in late_means(arrays, name).items()}
-    return _metrics(arrays), arrays, draw(arrays, LAYERS, BLOCK)
+        for name, found in (
+            ("filters", filters(preset.filters, others[0], bar)),
+            ("adam", rotation(preset.adam, others[1])),
+            ("decoder", decoder(preset.depth, preset.windows, preset.decoder, seed, others[2], bar)),
+        ):
+            arrays |= {f"{name}_{what}": values for what, values in found.items()}
+    for name, block in (("dense", BLOCK), ("momentum", BLOCK), ("filters", preset.filters.block)):
+        arrays |= {f"{name}_mean_{what}": values for what, values in late_means(arrays, name, block).items()}
+    clocks = {"filters": preset.filters.block, "decoder": preset.decoder.block}
+    return _metrics(arrays, clocks, preset.depth), arrays, draw(arrays, LAYERS, BLOCK, clocks["decoder"])
 
 
 def dynamics_of(name: str) -> ne.SGD | ne.Momentum:
@@ -86,18 +123,13 @@ def dynamics_of(name: str) -> ne.SGD | ne.Momentum:
 def dense(name: str, preset: Preset, blocks: int, keys: tuple[Array, Array], bar: tqdm) -> Means:
     """Charges and gains of the dense network, block by block."""
     problem, symmetries, dynamics = ne.Problem(dense_loss, digits(), DECAY), deep_relu.symmetries(3), dynamics_of(name)
-    watched = watch_momentum if isinstance(dynamics, ne.Momentum) else watch
-    means, _ = follow(
-        problem,
-        dynamics,
-        watched(problem, dynamics, symmetries),  # pyright: ignore[reportArgumentType]
-        jax.vmap(dense_start)(jax.random.split(keys[0], preset.runs)),
-        jax.random.split(keys[1], preset.runs),
-        blocks=blocks,
-        records=BLOCK // preset.every,
-        every=preset.every,
-        bar=bar,
-    )
+    if isinstance(dynamics, ne.Momentum):
+        seen = (watch_momentum(problem, dynamics, symmetries),)
+    else:
+        seen = watch(problem, dynamics, symmetries), watch_equilibrium(problem, dynamics, symmetries)
+    starts = jax.vmap(dense_start)(jax.random.split(keys[0], preset.runs))
+    noise_keys, clock = jax.random.split(keys[1], preset.runs), CLOCKS[name]._replace(blocks=blocks)
+    means, _ = follow(problem, dynamics, starts, noise_keys, clock, *seen, bar=bar)
     omega = damping(problem, dynamics)
     if name == "dense":
         means["path"] = path(means, omega, BLOCK)
@@ -107,24 +139,30 @@ def dense(name: str, preset: Preset, blocks: int, keys: tuple[Array, Array], bar
 def means_of(arrays: dict[str, np.ndarray], name: str, of: slice) -> tuple[Means, float]:
     """Charges of one layer, and ω."""
     found = {what.removeprefix(f"{name}_"): values for what, values in arrays.items() if what.startswith(f"{name}_")}
-    omega = float(found.pop("omega"))
-    return {what: values[..., of] for what, values in found.items() if not what.startswith("mean_")}, omega
+    return {what: found[what][..., of] for what in OF_CHARGES if what in found}, float(found["omega"])
 
 
-def law(means: Means, omega: float, gain: str = "gain") -> tuple[np.ndarray, np.ndarray]:
+def law(means: Means, omega: float, gain: str = "gain", block: int = BLOCK) -> tuple[np.ndarray, np.ndarray]:
     """Mean charges by the law, (runs, charges), and what is left of every block, (runs, blocks, charges)."""
-    left = residuals(means, omega, BLOCK, gain)
+    left = residuals(means, omega, block, gain)
     return means["charge"].mean(axis=1) - left.mean(axis=1), left
 
 
-def late_means(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    """Mean charges of the late half of each run, beside what each law has, and the mean equilibria."""
+def late_means(arrays: dict[str, np.ndarray], name: str, block: int) -> dict[str, np.ndarray]:
+    """Mean charges of the late half of each run, beside what each law has, and the equilibria in the mean.
+
+    Of filters ‖W‖⁴ is what is linear in the noise at the equilibrium: "root" is the square root of its mean.
+    """
     means, omega = means_of(arrays, name, slice(None))
     late = half(means, late=True)
-    found = {"charge": late["charge"].mean(axis=1), "law": law(late, omega)[0]}
-    if name == "dense":
-        return {**found, "targets": late["target"].mean(axis=1)}
-    return {**found, "law_slow": law(late, omega, "gain_slow")[0], "law_sgd": law(late, omega, "gain_sgd")[0]}
+    found = {"charge": late["charge"].mean(axis=1), "law": law(late, omega, block=block)[0]}
+    if name == "momentum":
+        return {**found, "law_slow": law(late, omega, "gain_slow")[0], "law_sgd": law(late, omega, "gain_sgd")[0]}
+    return {
+        **found,
+        "targets": late["target"].mean(axis=1),
+        "root": np.sqrt(np.mean(late["target"] ** 2, axis=1)),
+    }
 
 
 def slopes(predicted: np.ndarray, left: np.ndarray) -> np.ndarray:
@@ -145,13 +183,15 @@ def correlation(measured: np.ndarray, predicted: np.ndarray) -> float:
     return min(float(np.corrcoef(*pair)[0, 1]) for pair in zip(measured, predicted, strict=True))
 
 
-def _metrics(arrays: dict[str, np.ndarray]) -> list[Metric]:
+def _metrics(arrays: dict[str, np.ndarray], clocks: dict[str, int], depth: int) -> list[Metric]:
     metrics = []
     for layer, of in LAYERS.items():
         metrics += _dense_metrics(f"ReLU network, {layer}:", *means_of(arrays, "dense", of))
     for layer, of in LAYERS.items():
         metrics += _momentum_metrics(f"momentum, {layer}:", *means_of(arrays, "momentum", of))
-    return metrics
+    for layer, of in FILTER_LAYERS.items():
+        metrics += _filter_metrics(f"filters, {layer}:", *means_of(arrays, "filters", of), clocks["filters"])
+    return [*metrics, *_adam_metrics(arrays), *_decoder_metrics(arrays, clocks["decoder"], depth)]
 
 
 def _law_metrics(title: str, late: Means, omega: float) -> list[Metric]:
@@ -178,13 +218,13 @@ def _law_metrics(title: str, late: Means, omega: float) -> list[Metric]:
 def _dense_metrics(title: str, means: Means, omega: float) -> list[Metric]:
     early, late = half(means, late=False), half(means, late=True)
     measured, targets = late["charge"].mean(axis=1), late["target"].mean(axis=1)
-    end, end_target = late["end_charge"][:, -1], late["end_target"][:, -1]
+    end, end_target = late["end"][:, -1], late["one_target"][:, -1]
     predicted, left = law(early, omega)
     forgotten = (1 - omega) ** (BLOCK * np.arange(means["gain"].shape[1])[::-1])
     at_end, everything = means["path"][:, -1], residuals(means, omega, BLOCK) * omega * BLOCK
     projected = np.einsum("rbc,rc->rb", everything, at_end) / np.sum(at_end**2)
     error = float(np.sqrt(np.sum((projected - projected.mean()) ** 2 * forgotten**2)))
-    sparse = late["end_target"].mean(axis=1)
+    sparse = late["one_target"].mean(axis=1)
     return [
         Metric(f"{title} κt of the run, slowest neuron", None, float(means["rate"].mean(axis=1).min() * _steps(means))),
         of_runs(f"{title} mean charges over those of the law, early half", 1, slopes(predicted, left)),
@@ -230,6 +270,103 @@ def _momentum_metrics(title: str, means: Means, omega: float) -> list[Metric]:
         *_law_metrics(title, late, omega),
         Metric(f"{title} law for a slow mean gradient over mean charges", None, over(slow)),
         Metric(f"{title} law of SGD at η/(1−β) over mean charges", None, over(sgd)),
+    ]
+
+
+def _filter_metrics(title: str, means: Means, omega: float, block: int) -> list[Metric]:
+    late = half(means, late=True)
+    predicted, left = law(late, omega, block=block)
+    fourth = np.sqrt(np.mean(late["target"] ** 2, axis=1) / np.mean(late["charge"] ** 2, axis=1))
+    end = late["one_target"][:, -1] / late["end"][:, -1]
+    steps = means["gain"].shape[1] * block
+    return [
+        Metric(f"{title} κt of the run, slowest filter", None, float(means["rate"].mean(axis=1).min() * steps)),
+        of_runs(f"{title} mean ‖W‖² over that of the law, late half", 1, slopes(predicted, left)),
+        Metric(
+            f"{title} ‖W‖⁴ at the equilibria over that measured, square root of the means, filters' mean",
+            1,
+            float(fourth.mean()),
+        ),
+        Metric(
+            f"{title} ‖W‖² at the equilibrium over that measured, one end point, filters' mean", 1, float(end.mean())
+        ),
+    ]
+
+
+def _adam_metrics(arrays: dict[str, np.ndarray]) -> list[Metric]:
+    norm, angle = (arrays[f"adam_{what}"] / arrays[f"adam_{what}_predicted"] for what in ("norm", "angle"))
+    # Adam's updates do not know the norm, an exponent of 0; what is measured instead is drift, and shifts a norm that
+    # is predicted from LARGER times as far by that much. The angle goes as the update over the norm, likewise.
+    drift = float(abs(np.mean(arrays["adam_exponent"])) * np.log(LARGER))
+    turned = (2 * ADAM_RATE * ADAM_DECAY * (1 - 0.9) / (1 + 0.9)) ** 0.5
+    return [
+        of_runs("AdamW: norms of filters over those predicted from larger ones, mean", 1, norm, bias=drift),
+        of_runs("AdamW: angles per step over those predicted likewise, mean", 1, angle, bias=drift),
+        Metric(
+            "AdamW: angle per step over √(2ηλ(1−β₁)/(1+β₁)), mean", 1, float(np.mean(arrays["adam_angle"]) / turned)
+        ),
+    ]
+
+
+def decoder_rows(arrays: dict[str, np.ndarray], block: int) -> list[dict[str, float]]:
+    """For each symmetry of the decoder what is measured of it."""
+    means, omega = means_of(arrays, "decoder", slice(None))
+    steps, rows = block * means["gain"].shape[1], []
+    for place in range(len(arrays["decoder_names"])):
+        own = arrays["decoder_of"] == place
+        late = half({name: values[..., own] for name, values in means.items()}, late=True)
+        predicted, left = law(late, omega, block=block)
+        slowest, fastest = (arrays[f"decoder_{what}"][0, :, place] for what in ("slowest", "fastest"))
+        rows.append(
+            {
+                "clock": float(slowest.mean() * steps),
+                "distance": float(distance(late["charge"].mean(axis=1), predicted)[0]),
+                "expected": float(
+                    np.sqrt(np.sum(left.var(axis=1, ddof=1)) / left.shape[1]) / np.linalg.norm(predicted)
+                ),
+                "decay_slowest": float(omega / slowest[len(slowest) // 2 :].mean()),
+                "decay_fastest": float(omega / fastest[len(fastest) // 2 :].mean()),
+            }
+        )
+    return rows
+
+
+def _decoder_metrics(arrays: dict[str, np.ndarray], block: int, depth: int) -> list[Metric]:
+    rows = decoder_rows(arrays, block)
+    reached = [row for row in rows if row["clock"] >= REACHED]
+    off = [row["distance"] for row in reached]
+    means, omega = means_of(arrays, "decoder", slice(None))
+    predicted, left = law(half(means, late=True), omega, block=block)
+    risk = arrays["decoder_risk"]
+    return [
+        Metric("decoder: loss at the end, mean of the late half", None, float(risk[:, risk.shape[1] // 2 :].mean())),
+        # The last gain with the output; in every layer neurons, both gains, queries with keys, values with outputs.
+        Metric("decoder: symmetries found, none declared", 1 + 5 * depth, len(rows), 1 + 5 * depth, 1 + 5 * depth),
+        of_runs("decoder: mean charges over those of the law, late half, all symmetries", 1, slopes(predicted, left)),
+        Metric(f"decoder: symmetries with κt < {REACHED:g} in the slowest direction", None, len(rows) - len(reached)),
+        Metric(f"decoder: symmetries with κt ≥ {REACHED:g}", None, len(reached)),
+        Metric("decoder: of those within 10 % of the law in the mean", None, sum(value <= 0.1 for value in off)),
+        Metric(
+            "decoder: relative distance from the law, median of those", None, float(np.median(off)) if off else np.nan
+        ),
+        Metric("decoder: relative distance from the law, worst of those", None, max(off, default=np.nan)),
+        # Entries of a charge share their batches, as neurons do.
+        Metric(
+            "decoder: relative distance from the law over its standard error, worst symmetry",
+            None,
+            max(row["distance"] / row["expected"] for row in rows),
+            high=4,
+        ),
+        Metric(
+            "decoder: share of decay in κ, direction that is most held by decay",
+            None,
+            max(row["decay_slowest"] for row in rows),
+        ),
+        Metric(
+            "decoder: share of decay in κ, direction that is most held by noise",
+            None,
+            min(row["decay_fastest"] for row in rows),
+        ),
     ]
 
 
