@@ -24,8 +24,13 @@ def start(key: jax.Array) -> deep_relu.Params:
 @pytest.mark.parametrize("beta", [None, 0.8])
 def test_without_chance_the_law_leaves_nothing(beta):
     problem, keys = whole_batches()
-    dynamics = ne.SGD(0.02, 6, False) if beta is None else ne.Momentum(0.004, beta, 6, False)
-    see = (watch if beta is None else watch_momentum)(problem, dynamics, deep_relu.symmetries(2))
+    symmetries = deep_relu.symmetries(2)
+    if beta is None:
+        dynamics = ne.SGD(0.02, 6, False)
+        see = watch(problem, dynamics, symmetries)
+    else:
+        dynamics = ne.Momentum(0.004, beta, 6, False)
+        see = watch_momentum(problem, dynamics, symmetries)
     means, _ = follow(problem, dynamics, jax.vmap(start)(keys), keys, Clock(3, 2, BLOCK // 2, 1), see)
     omega = damping(problem, dynamics)
     charge = np.abs(means["charge"]).max()

@@ -1,4 +1,4 @@
-"""Networks for digits, as people train them: mean charges are those of the law at the mean noise."""
+"""Networks and a decoder on real data: mean charges are those of the law at the mean noise."""
 
 from dataclasses import dataclass
 
@@ -7,4 +7,4 @@ from experiments._study import Study
 
 @dataclass(frozen=True)
 class RealNetworks(Study):
-    """Networks for digits, as people train them: mean charges are those of the law at the mean noise."""
+    """Networks and a decoder on real data: mean charges are those of the law at the mean noise."""

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from noise_equilibrium import plots
 
 MEASURED, EQUILIBRIA, ADAM = plots.SGD.color, "#E69F00", "#7B3294"
-PLAIN, SLOW = ("mean of equilibria", EQUILIBRIA), ("law for a slow mean gradient", "#CC79A7")
+PLAIN, SLOW = ("mean of equilibria", EQUILIBRIA), ("slow mean gradient", "#CC79A7")
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#7B3294", "#8B3A1E")  # of families of symmetries
 SHOWN = 4  # charges of the run, from the largest to the smallest
 
@@ -31,13 +31,13 @@ def draw(arrays: dict[str, np.ndarray], layers: dict[str, slice], block: int, de
 def _draw_filters(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
     pairs = (
         ("SGD, law at the mean noise", MEASURED, "o", "filters_mean_law", "filters_mean_charge", 1),
-        ("SGD, mean ‖W‖⁴ of equilibria", EQUILIBRIA, "s", "filters_mean_root", "filters_mean_charge", 1),
+        ("SGD, mean of equilibria, of $\\|W_c\\|^4$", EQUILIBRIA, "s", "filters_mean_root", "filters_mean_charge", 1),
         ("AdamW, rotational equilibrium", ADAM, "D", "adam_norm_predicted", "adam_norm", 2),
     )
     ends = []
     for label, color, marker, predicted, measured, power in pairs:
         x, y = (arrays[name].ravel() ** power for name in (predicted, measured))
-        axes.loglog(x, y, marker, color=color, ms=3.5, alpha=0.8, label=label)
+        axes.plot(x, y, marker, color=color, ms=3.5, alpha=0.8, label=label)
         ends += [x.min(), x.max()]
     plots.theory(axes, np.array([min(ends), max(ends)]), np.array([min(ends), max(ends)]), "as predicted")
     axes.set(xlabel="predicted $\\|W_c\\|^2$", ylabel="measured $\\|W_c\\|^2$", title="filters behind a normalisation")
@@ -66,12 +66,12 @@ def _draw_decoder(flow: Axes, shares: Axes, arrays: dict[str, np.ndarray], block
     flow.set_title("decoder: flow of the symmetries found")
     flow.legend(loc="upper right", fontsize=7, ncols=2)
     shares.axvline(0.5, color="0.6", lw=0.8, ls=(0, (3, 2)))
-    shares.set(xlim=(0, 1.02), xlabel="share of decay in the rate κ, fastest to slowest direction")
+    shares.set(xlim=(0, 1.02), xlabel="decay in κ, fastest to slowest")
     shares.set_yticks(range(len(names)), names, fontsize=7.5)
     shares.set_ylim(len(names) - 0.4, -1.2)
     for x, words, side in ((0.49, "held by noise", "right"), (0.51, "held by decay", "left")):
         shares.text(x, -0.75, words, ha=side, va="center", fontsize=7.5, color="0.4")
-    shares.set_title("decoder: who holds the charges, late half")
+    shares.set_title("decoder: noise or decay")
 
 
 def short(name: str) -> str:

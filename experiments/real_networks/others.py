@@ -21,11 +21,11 @@ from experiments._networks import (
 )
 from experiments.real_networks.along import Clock, damping, follow, of_each, path, watch, watch_equilibrium
 
-CONV_RATE, CONV_DECAY, BATCH, IMAGES = 0.1, 1e-3, 8, 600
+CONV_RATE, CONV_DECAY, BATCH, IMAGES = 0.1, 1e-3, 8, 400
 ADAM_RATE, ADAM_DECAY = 2e-3, 0.25  # η and λ of AdamW
 LARGER = 1.5  # the norms from which rotational equilibrium is predicted, over those at the end
 PROBES, PROBE_STEPS = 4, 500
-TEXT_RATE, TEXT_DECAY = 0.1, 2e-3
+TEXT_RATE, TEXT_DECAY = 0.1, 4e-3
 SEARCHED = 16  # samples that find symmetries
 
 
