@@ -108,6 +108,26 @@ def test_finished_runs_are_used_again_and_broken_ones_lose_nothing_else(tmp_path
     assert sorted(executed) == sorted([*(run.name for run in RUNS), "warmup"])
 
 
+def test_only_some_studies_are_run_and_others_shown_if_they_are_there(tmp_path, monkeypatch):
+    executed = []
+
+    def execute(run, folder, cores):
+        executed.append(run.study)
+        finish(run, folder)
+        return ""
+
+    monkeypatch.setattr(running, "_execute", execute)
+    folder = tmp_path / "report"
+    first = building.build(folder, quick=True, seed=0, workers=1, only=["identities"])
+    assert set(executed) == {"identities"}
+    assert [metric.name for metric in first] == ["identities: metrics that passed"]
+    second = building.build(folder, quick=True, seed=0, workers=1, only=["scale_circle"])
+    assert set(executed) == {"identities", "scale_circle"}
+    assert [metric.passed for metric in second] == [True, True]
+    with pytest.raises(ValueError, match=r"no study momentum; expected some of .*identities"):
+        building.build(folder, quick=True, seed=0, workers=1, only=["momentum"])
+
+
 def test_a_folder_without_metrics_is_no_finished_run(tmp_path):
     assert load(RUNS[0], tmp_path) is None
 

@@ -2,8 +2,9 @@
 
     python tools/browse.py build/site [results/demo.html …]    folders (all their pages) and pages
 
-Wrong is: an error in the console, a page wider than its window, a picture that does not load, a formula that
-is not drawn. Needs Chromium (or Chrome) and its driver, as system packages; without them it says so, and ends with 0.
+Wrong is: an error in the console, a page wider than its window, a picture that does not load, a formula that is not
+drawn, a link to a place of the page that is not there. Needs Chromium (or Chrome) and its driver, as system packages;
+without them it says so, and ends with 0.
 """
 
 import shutil
@@ -24,6 +25,9 @@ LOOK = """
 return {
     "overflow": document.documentElement.scrollWidth - document.documentElement.clientWidth,
     "pictures": [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src.slice(0, 80)),
+    "anchors": [...document.links].filter(a => a.hash.length > 1 && a.pathname === location.pathname
+      && a.origin === location.origin && !document.getElementById(decodeURIComponent(a.hash.slice(1)))
+      && !document.getElementsByName(decodeURIComponent(a.hash.slice(1))).length).map(a => a.hash),
     "formulas": [...document.querySelectorAll("math")].filter(m => !m.getBoundingClientRect().height).length,
     "raw": (document.querySelector("article, main, body").innerText.match(/\\\\\\[|\\$\\$/g) || []).length,
 }
@@ -57,6 +61,7 @@ def faults(browser: webdriver.Chrome, address: str) -> Iterator[str]:
         if seen["overflow"] > 0:
             yield f"at {width} pixels {seen['overflow']} wider than the window"
         yield from (f"picture that does not load: {source}" for source in seen["pictures"])
+        yield from (f"link to a place that is not there: {anchor}" for anchor in seen["anchors"])
         if seen["formulas"] or seen["raw"]:
             yield f"{seen['formulas'] + seen['raw']} formulas that are not drawn"
         for entry in browser.get_log("browser"):

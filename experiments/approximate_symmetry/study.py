@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import noise_equilibrium as ne
+from experiments._extrapolate import weights
 from experiments._metrics import Metric, standard_error, within, worst_of
 from experiments.approximate_symmetry import scaled
 from noise_equilibrium import plots
@@ -249,8 +250,7 @@ def _metrics(preset: Preset, theory: dict[float, list[Any]], arrays: dict[str, n
         metrics.append(
             worst_of([within(label, rise, step, off, bias=2 * curvature * rate) for rise, step, off in steps])
         )
-    ratio = rates[0] / rates[-1]
-    weights = np.array([-1, ratio]) / (ratio - 1)
+    both = weights(rates[0] / rates[-1])
     second = 2 * (5.5 * rates[0]) ** 2  # what is of order η²: of (ηh)² at the larger of both, with room for its factor
 
     def limit(label: str, places: list[int], values: np.ndarray, errors: np.ndarray, target: np.ndarray) -> Metric:
@@ -260,8 +260,8 @@ def _metrics(preset: Preset, theory: dict[float, list[Any]], arrays: dict[str, n
                 within(
                     label,
                     float(target[place]),
-                    float(weights @ values[[0, -1], place]),
-                    float(np.linalg.norm(weights * errors[[0, -1], place])),
+                    float(both @ values[[0, -1], place]),
+                    float(np.linalg.norm(both * errors[[0, -1], place])),
                     bias=second * abs(float(target[place])),
                 )
                 for place in places

@@ -16,6 +16,7 @@ from jaxtyping import Array
 from matplotlib.figure import Figure
 
 import noise_equilibrium as ne
+from experiments._extrapolate import limit
 from experiments._metrics import Metric, within, worst_of
 from experiments.flat_or_sharp.figure import draw
 from noise_equilibrium.models.two_layer_linear import Params, init, loss
@@ -223,14 +224,10 @@ def limits(name: str, predicted: np.ndarray, coarse: np.ndarray, fine: np.ndarra
 
     There are few runs of each φ_x, so that their scatter is taken from all φ_x together where their own is less.
     """
-    weights = FASTER / (FASTER - 1), 1 / (FASTER - 1)
-    own = (
-        np.hypot(weights[0] * fine.std(axis=1, ddof=1), weights[1] * coarse.std(axis=1, ddof=1)) / fine.shape[1] ** 0.5
-    )
-    error = np.maximum(own, np.sqrt(np.mean(own**2)))
+    found = limit(coarse.T, fine.T, FASTER)
+    error = np.maximum(found.error, np.sqrt(np.mean(found.error**2)))
     runs = 1 + len(fine) * (fine.shape[1] - 1)
-    values = weights[0] * fine.mean(axis=1) - weights[1] * coarse.mean(axis=1)
     return [
         within(name, float(says), float(value), float(off), bias=bias, runs=runs)
-        for says, value, off in zip(predicted, values, error, strict=True)
+        for says, value, off in zip(predicted, found.value, error, strict=True)
     ]

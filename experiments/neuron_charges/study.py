@@ -187,7 +187,7 @@ def _settled(arrays: dict[str, np.ndarray], name: str, title: str) -> list[Metri
     share = float(np.mean(np.abs(ratio - 1) < 0.2))
     return [
         Metric(f"{title} |C_j − C*_j|/|C*_j| at the start, median neuron", None, before, low=0.5),
-        Metric(f"{title} |C_j − C*_j|/|C*_j| at the end, median neuron", 0, after, high=0.15),
+        Metric(f"{title} |C_j − C*_j|/|C*_j| at the end, median neuron", 0, after, high=0.1),
         Metric(f"{title} C_j/C*_j at the end, median neuron", 1, float(np.median(ratio)), 0.9, 1.1),
         Metric(f"{title} share of neurons with C_j within 20 % of C*_j at the end", None, share, low=0.5),
     ]

@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import noise_equilibrium as ne
-from experiments._metrics import Metric, of_runs, standard_error
+from experiments._metrics import Metric, extrapolated, standard_error
 from noise_equilibrium import plots
 
 Params = dict[str, Array]
@@ -102,15 +102,17 @@ class Preset:
 
     Attributes:
         chains: independent runs for each network and η.
-        time: η × steps of each run; the second half is averaged over.
+        least: η × steps of each run is at least this; the second half is averaged over.
     """
 
     chains: int = 256
-    time: float = 1200.0
+    least: float = 1200.0
 
 
 FULL = Preset()
-QUICK = Preset(chains=48, time=500.0)
+QUICK = Preset(chains=48, least=400.0)
+# Of each run: at half of them e⁻⁶ of the way is left, and a mean over what follows lags by a sixth of that.
+RELAXATIONS = 12
 
 
 class Loss(eqx.Module):
@@ -150,9 +152,9 @@ def task(case: Case, rng: np.random.Generator) -> tuple[ne.Problem, Params]:
 
 
 def predicted(case: Case, problem: ne.Problem, minimum: Params, rate: float) -> dict[str, Any]:
-    """Π, the places of the least entropic loss on the orbit and of all parameters, `unit` and `zero` of a place."""
+    """Π, κ, the places of the least entropic loss on the orbit and of all parameters, `unit` and `zero` of a place."""
     law, charge = ne.SGD(rate, 1), case.symmetry.charge
-    number = ne.pinning(problem, minimum, case.symmetry, law).number
+    pins = ne.pinning(problem, minimum, case.symmetry, law)
     rest = ne.rest_on_orbit(problem, minimum, case.symmetry, law).params
     zero = charge(minimum)
     noise = minimum if "v" in minimum else ne.find_equilibrium(problem, minimum, case.symmetry, law).params
@@ -162,7 +164,7 @@ def predicted(case: Case, problem: ne.Problem, minimum: Params, rate: float) -> 
     if "b" in minimum:
         whole = ne.find_equilibrium(problem, minimum, WHOLE, law).params
         places["whole"] = (charge(whole) - zero) / unit
-    return {"number": number, "zero": zero, "unit": unit, **places}
+    return {"number": pins.number, "kappa": pins.noise + pins.loss, "zero": zero, "unit": unit, **places}
 
 
 def least_entropic(problem: ne.Problem, start: Params, law: ne.SGD) -> Params:
@@ -191,7 +193,8 @@ def at_rate(
 ) -> dict[str, Any]:
     """What is predicted at one η, and the place of the mean charge of every run of SGD from the minimum."""
     says = predicted(case, problem, minimum, rate)
-    steps = RECORDS * round(preset.time / rate / RECORDS)
+    time = max(preset.least, RELAXATIONS / float(says["kappa"]))
+    steps = RECORDS * round(time / rate / RECORDS)
 
     @jax.jit
     @jax.vmap
@@ -206,32 +209,27 @@ def at_rate(
 def _metrics(arrays: dict[str, np.ndarray]) -> list[Metric]:
     metrics = []
     for case in CASES:
+        beyond: dict[str, list[np.ndarray]] = {"all": [], "whole": []}
         for number, rate in enumerate(case.rates):
             get = {what: arrays[f"{case.name}_{number}_{what}"] for what in ("number", "orbit", "all", "measured")}
-            title = f"{case.name}, η = {rate:g}:"
-            runs = get["measured"]
-            metrics += [
-                Metric(f"{title} pinning number Π", None, float(get["number"])),
-                Metric(
-                    f"{title} place of SGD, against the least entropic loss on the orbit",
-                    float(get["orbit"]),
-                    float(runs.mean()),
-                    error=standard_error(runs),
-                ),
-                # The entropic loss is the first order in η of what moves the mean, and the spread that of a Gaussian;
-                # what is left is of the next order, ηh with h ≈ 5 here.
-                of_runs(
-                    f"{title} place of SGD, against the least entropic loss of all",
-                    float(get["all"]),
-                    runs,
-                    bias=5 * rate,
-                ),
-            ]
-            if f"{case.name}_{number}_whole" in arrays:
-                whole = float(arrays[f"{case.name}_{number}_whole"])
+            title, runs = f"{case.name}, η = {rate:g}:", get["measured"]
+            metrics.append(Metric(f"{title} pinning number Π", None, float(get["number"])))
+            for what, words in (("orbit", "on the orbit"), ("all", "of all")):
+                name = f"{title} place of SGD, against the least entropic loss {words}"
                 metrics.append(
-                    of_runs(f"{title} place of SGD, against the symmetry with the bias", whole, runs, bias=5 * rate)
+                    Metric(name, float(get[what]), float(runs.mean()), error=standard_error(runs)),
                 )
+            for what, found in beyond.items():
+                found.append(runs - arrays.get(f"{case.name}_{number}_{what}", np.nan))
+        # The entropic loss is the first order in η of what moves the mean, and the spread that of a Gaussian: what is
+        # left at one rate is of the next order, ηh with h ≈ 5 of these losses, and (ηh)²/2 of their limit.
+        left = (5 * case.rates[0]) ** 2 / 2
+        words = {"all": "the least entropic loss of all", "whole": "the symmetry with the bias"}
+        metrics += [
+            extrapolated(f"{case.name}, η → 0: place of SGD less that of {words[what]}", 0, *found, bias=left)
+            for what, found in beyond.items()
+            if what == "all" or "b" in case.teacher
+        ]
     return metrics
 
 

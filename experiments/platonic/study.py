@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 import noise_equilibrium as ne
 from experiments._extrapolate import limit
-from experiments._metrics import Metric, within
+from experiments._metrics import Metric, extrapolated
 from experiments._runs import independent_runs
 from experiments.platonic.figure import draw
 from noise_equilibrium.models import deep_linear
@@ -154,14 +154,13 @@ def training(
     least = {
         label: alignments(values[:, LATE + 1 :].mean(axis=1)).min(axis=(-1, -2)) for label, values in every.items()
     }
-    runs = limit(least["SGD, η"], least["SGD, η/2"])
+    runs = least["SGD, η"], least["SGD, η/2"]
     metrics = [
-        within(
+        extrapolated(
             "SGD: least alignment of any two hidden layers of both networks, mean over pairs",
             1,
-            float(runs.value),
-            float(runs.error),
-            bias=float(runs.first),  # 1 − alignment is quadratic in an O(η) error: it falls faster than η
+            *runs,
+            bias=float(limit(*runs).first),  # 1 − alignment is quadratic in an O(η) error: it falls faster than η
         ),
         Metric("GD: the same", None, float(least["GD"].mean()), high=0.97),
     ]
@@ -175,16 +174,9 @@ def training(
         )
         for label in ("SGD, η", "SGD, η/2")
     ]
-    with_theory = limit(*(alignments(end)[:, 0].min(axis=-1) for end in ends))
-    metrics.append(
-        within(
-            "SGD: least alignment with the layer of Theorem 5.4",
-            1,
-            float(with_theory.value),
-            float(with_theory.error),
-            bias=float(with_theory.first),
-        )
-    )
+    with_theory = [alignments(end)[:, 0].min(axis=-1) for end in ends]
+    name = "SGD: least alignment with the layer of Theorem 5.4"
+    metrics.append(extrapolated(name, 1, *with_theory, bias=float(limit(*with_theory).first)))
     path = {label: alignments(values).min(axis=(-1, -2)) for label, values in every.items()}
     return metrics, {
         "time": np.linspace(0, preset.time, RECORDS + 1),
@@ -228,7 +220,7 @@ def prediction(both: dict[str, Task], starts: dict[str, list[Array]]) -> list[Me
 
 def decay(both: dict[str, Task], starts: dict[str, list[Array]]) -> tuple[list[Metric], dict[str, np.ndarray]]:
     """Where noise and weight decay balance on the orbit, over γ/σ², and with decay alone."""
-    least, alone = [], []
+    least, alone, powers = [], [], []
     for ratio in (*DECAYS, None):
         parts = []
         for name, task in both.items():
@@ -238,22 +230,32 @@ def decay(both: dict[str, Task], starts: dict[str, list[Array]]) -> tuple[list[M
             end = ne.find_equilibrium(problem, there, symmetries(len(there)), law).params
             parts.append(np.asarray(kernels(task, end)))
             if ratio is None:
-                alone.append(_gap_to_powers(task, parts[-1]))
+                powers.append(balanced_kernels(task, len(parts[-1])))
+                alone.append(_gap(powers[-1], parts[-1]))
         least.append(float(alignments(np.concatenate(parts)).min()))
+    balanced = float(alignments(np.concatenate(powers)).min())
     metrics = [
         Metric("decay alone: kernels of all layers against R₀S₀^{2i/D}R₀ᵀ, relative", 0, max(alone), high=1e-6),
-        Metric("decay alone: least alignment of any two hidden layers", None, least[-1], high=0.97),
-        Metric("decay of γ = σ²: least alignment of any two hidden layers", None, least[DECAYS.index(1.0)], high=0.999),
+        Metric(
+            "decay alone: least alignment of any two hidden layers",
+            balanced,
+            least[-1],
+            balanced - 1e-6,
+            balanced + 1e-6,
+        ),
+        Metric("decay of γ = σ²: least alignment of any two hidden layers", None, least[DECAYS.index(1.0)]),
     ]
     return metrics, {"decays": np.array(DECAYS), "decay_alignment": np.array(least)}
 
 
-def _gap_to_powers(task: Task, found: np.ndarray) -> float:
-    """The kernels of balanced layers, U_{i+1}ᵀU_{i+1} = W_iW_iᵀ, in the view of the network."""
+def balanced_kernels(task: Task, layers: int) -> np.ndarray:
+    """The kernels of the hidden layers of balanced weights, U_{i+1}ᵀU_{i+1} = W_iW_iᵀ, in the view of the network."""
     _, singular, right = np.linalg.svd(task.V @ np.linalg.inv(task.view), full_matrices=False)
-    depth, gaps = len(found) + 1, []
-    for place, kernel in enumerate(found, start=1):
-        map_ = right @ task.view @ task.root
-        expected = map_.T @ np.diag(singular ** (2 * place / depth)) @ map_
-        gaps.append(np.linalg.norm(kernel - expected) / np.linalg.norm(expected))
-    return float(max(gaps))
+    map_ = right @ task.view @ task.root
+    powers = 2 * np.arange(1, layers + 1) / (layers + 1)
+    return np.stack([map_.T @ np.diag(singular**power) @ map_ for power in powers])
+
+
+def _gap(expected: np.ndarray, found: np.ndarray) -> float:
+    norms = [np.linalg.norm(kernels, axis=(1, 2)) for kernels in (found - expected, expected)]
+    return float(np.max(norms[0] / norms[1]))

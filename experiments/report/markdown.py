@@ -41,7 +41,7 @@ def _row(row: Row) -> list[str]:
     ):
         lines += ["", f"*{beginning}: {words}*"] if words else []
     if result is None:
-        return [*lines, "", "**Its run broke off.**", ""]
+        return [*lines, "", "**Its study was left out, or broke off.**", ""]
     lines += ["", f"[figure]({result.folder.name}/figure.svg), made by `{result.run.command}`", ""]
     lines += ["| measured quantity | predicted | measured | mark | |", "|---|---|---|---|---|"]
     for metric in row.metrics:

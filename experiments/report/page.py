@@ -15,7 +15,7 @@ KINDS = {
     Verdict.FAILS: "fails",
     Verdict.REPORTED: "reported",
     Verdict.OUTSIDE: "outside",
-    Verdict.MISSING: "outside",
+    Verdict.MISSING: "reported",
 }
 
 STYLE = """
@@ -100,6 +100,7 @@ def html(content: Content) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<link rel="icon" href="data:,">'
         f"<title>Noise equilibrium: the report</title><style>{STYLE}</style></head>\n<body><main>\n"
         + "\n".join(body)
         + "\n</main></body></html>\n"
@@ -136,7 +137,9 @@ def _verdict(verdict: Verdict) -> str:
 def _row(row: Row, places: dict[str, str]) -> str:
     statement, result = row.statement, row.result
     where = ", ".join(f"<code>{escape(name)}</code>" for name in statement.code)
-    study = f'<a href="#study-{statement.run}"><code>experiments/{escape(statement.run.split("-")[0])}</code></a>'
+    study = f"<code>experiments/{escape(statement.run.split('-')[0])}</code>"
+    if result is not None:
+        study = f'<a href="#study-{statement.run}">{study}</a>'
     parts = [
         f'<article id="{row.anchor}"><div class="head"><h3>{text(statement.label)}</h3>{_verdict(row.verdict)}</div>',
         f"<p>{text(statement.says)}</p>",
@@ -148,7 +151,7 @@ def _row(row: Row, places: dict[str, str]) -> str:
     if statement.note:
         parts.append(f'<p class="note">{text(statement.note)}</p>')
     if result is None:
-        return "\n".join([*parts, '<p class="outside">Its run broke off; see the end of the page.</p></article>'])
+        return "\n".join([*parts, '<p class="note">Its study was left out, or broke off; see the end.</p></article>'])
     here = places[statement.run] == row.anchor
     if here:
         parts.append(_figure(result))

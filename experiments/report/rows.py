@@ -23,7 +23,7 @@ class Verdict(StrEnum):
     FAILS = "fails"
     REPORTED = "reported"
     OUTSIDE = "outside its mark"
-    MISSING = "broke off"
+    MISSING = "not measured"
 
 
 MEANING = {
@@ -32,7 +32,7 @@ MEANING = {
     Verdict.FAILS: "as printed it does not hold here; the measurements show it, and lie inside the marks of what is",
     Verdict.REPORTED: "measured, and nothing is claimed of it",
     Verdict.OUTSIDE: "a measurement lies outside its mark",
-    Verdict.MISSING: "its run broke off",
+    Verdict.MISSING: "its study was left out, or broke off",
 }
 
 
@@ -42,7 +42,7 @@ class Row:
 
     Attributes:
         statement: the statement.
-        result: of the run; None if it broke off.
+        result: of the run; None if it was left out or broke off.
         metrics: entries of its `metrics.json`.
     """
 

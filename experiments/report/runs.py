@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
@@ -162,8 +162,16 @@ def load(run: Run, folder: Path) -> Result | None:
     return Result(run, folder, metrics, made["seconds"], made["machine"])
 
 
-def make(runs: Iterable[Run], store: Path, workers: int) -> tuple[list[Result], dict[str, str]]:
+def make(
+    runs: Iterable[Run], store: Path, workers: int, only: Container[str] = ()
+) -> tuple[list[Result], dict[str, str]]:
     """Load what is there and run what is missing, several at once, each on a core of its own where that can be said.
+
+    Args:
+        runs: all of the report.
+        store: the folder of their folders.
+        workers: how many at once.
+        only: studies to run; all if it is empty.
 
     Returns:
         The results in the order of `runs`, and for each run that broke off the end of what it printed.
@@ -171,13 +179,13 @@ def make(runs: Iterable[Run], store: Path, workers: int) -> tuple[list[Result], 
     runs, failures = list(runs), {}
     folders = {run.name: store / run.folder for run in runs}  # not in the threads: `ast` is not safe there on 3.11
     found = {run.name: load(run, folders[run.name]) for run in runs}
-    missing = [run for run in runs if found[run.name] is None]
+    missing = [run for run in runs if found[run.name] is None and (not only or run.study in only)]
     missing.sort(key=lambda run: SLOW.index(run.name) if run.name in SLOW else len(SLOW))
     cores: Queue[int | None] = Queue()
     for place in range(workers):
         available = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         cores.put(available[place] if workers > 1 and place < len(available) else None)
-    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(runs), initial=len(runs) - len(missing)) as bar:
+    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(missing)) as bar:
         waiting = {pool.submit(_execute, run, folders[run.name], cores): run for run in missing}
         try:
             for done in as_completed(waiting):

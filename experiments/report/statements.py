@@ -180,10 +180,11 @@ SECTIONS = (
             ),
             Statement(
                 "Remark 4.4",
-                "Gradient flow has no such fixed point, and GD moves charges at the order of η only.",
+                "Gradient flow has no such fixed point, and GD moves charges at the order of η only; SGD, whatever the "
+                "start, takes them to one place.",
                 ("GradientFlow", "GD", "expected_charge_step"),
                 "initialisation",
-                ("Remark 4.4",),
+                ("Remark 4.4", "same noise, other start"),
                 "The paper adds that GD has a fixed point, and that SGD reaches it more easily; see Theorem D.1.",
             ),
             Statement(
@@ -428,10 +429,10 @@ SECTIONS = (
                 ("pinning", "rest_on_orbit", "entropic_loss"),
                 "pinning",
                 ("",),
-                "Beyond the paper. SGD rests where the entropic loss is least over all parameters, for "
-                "tanh further than on the orbit alone. For a normalisation with ε the runs lie above the prediction by "
-                "0.09 to 0.15 at the larger learning rate, near the edge of their mark. A candidate that is part of an "
-                "exact symmetry is not held at all.",
+                "Beyond the paper. In the limit of small η SGD rests where the entropic loss is least over all "
+                "parameters, for tanh further than on the orbit alone; at a finite η it is reported beside that place, "
+                "and lies above it for a normalisation with ε. A candidate that is part of an exact symmetry is not "
+                "held at all.",
             ),
             Statement(
                 "Eq. (24), Figure 1",

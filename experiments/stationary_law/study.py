@@ -123,7 +123,8 @@ def gamma(preset: Preset, key: Array) -> tuple[list[Metric], dict[str, np.ndarra
     """From far off balance to the Gamma law."""
     runs = both(preset.rate, preset.seeds, GAMMA, [2.0, 0.5], TIME, round(TIME / EARLY), key)
     charge = [np.log(np.abs(u[:, :, 0] ** 2 - u[:, :, 1] ** 2)) for u in runs]
-    rate = limit(*((one[:, 0] - one[:, -1]) / TIME for one in charge))
+    coarse, fine = ((one[:, 0] - one[:, -1]) / TIME for one in charge)
+    rate = limit(coarse, fine)
     ends, early = ([u[:, place].prod(axis=-1) for u in runs] for place in (-1, 1))
     law = Law(2, lambda v: 2 * (v - 1), lambda v: 0 * v + 4 * GAMMA, 1.0, 6.0)  # σ²q = 4σ²s²
     mean, square = limit(*ends), limit(*(v**2 for v in ends))

@@ -121,11 +121,16 @@ def _metrics(arrays: dict[str, np.ndarray]) -> list[Metric]:
                 ne.exact.initial_hessian_trace(np.eye(task.size), task.width, task.size, spread_up**2, spread_down**2)
             )
             start = arrays[f"sharpness_{task.name}_{kind}_warmup"][:, 0] / task.equilibrium
-            # SGD spreads around the minimum, where Tr ∇²L is another: measured 0.9 η at the high rate.
+            # Of what is left of second order in η: (ηh)², h = 4 the curvature at the equilibrium.
             metrics += [
                 of_runs(f"{title} at the start", begin / task.equilibrium, start),
                 Metric(f"{title} late at the high rate", None, float(ends(kind, hot).mean())),
-                of_runs(f"{title} at the end, η = {task.final:g}", 1, ends(kind, late), bias=1.5 * task.final),
+                of_runs(
+                    f"{title} at the end, η = {task.final:g}",
+                    task.settled(task.final),
+                    ends(kind, late),
+                    bias=(4 * task.final) ** 2,
+                ),
             ]
         name = f"{task.name}, 1/fan-in: Tr ∇²L over that at equilibrium, at the end of GD, least run"
         metrics.append(Metric(name, None, float(ends(kinds[0], late, "gd").min()), low=2))

@@ -73,6 +73,15 @@ class Task:
         eye = np.eye(self.size, dtype=np.float32)
         return float(ne.exact.equilibrium_hessian_trace(self.teacher, eye, NOISE**2 * eye, self.width))
 
+    def settled(self, rate: float) -> float:
+        """The mean of Tr ∇²L over that at equilibrium, where SGD settles at this η: 1 − ηrσ_ε²/(2S) to first order.
+
+        Σ = 2σ_ε²∇²L, so that SGD spreads in the normal directions of the minima alike, by ησ_ε²/S in each of these
+        2dr − r²: ‖U‖² + ‖W‖² = 2r grows by that. The least entropic loss is inside, where the singular values of the
+        product are 1 − ησ_ε²d/S.
+        """
+        return 1 - rate * self.rank * NOISE**2 / (2 * self.batch)
+
     def spreads(self) -> dict[str, tuple[float, float]]:
         """Standard deviations of U and W at the start: variance 1/fan-in, 1/(d + d_h), and a tenth of that."""
         even = (self.size + self.width) ** -0.5
