@@ -22,7 +22,7 @@ from experiments._networks import (
 from experiments.real_networks.along import Clock, damping, follow, of_each, path, watch, watch_equilibrium
 
 CONV_RATE, CONV_DECAY, BATCH, IMAGES = 0.1, 1e-3, 8, 400
-ADAM_RATE, ADAM_DECAY = 2e-3, 0.25  # η and λ of AdamW
+ADAM_RATE, ADAM_DECAY, ADAM_MEMORY = 2e-3, 0.25, 0.99  # η, λ and β₂ of AdamW, of a memory well below PROBE_STEPS
 LARGER = 1.5  # the norms from which rotational equilibrium is predicted, over those at the end
 PROBES, PROBE_STEPS = 4, 500
 TEXT_RATE, TEXT_DECAY = 0.1, 4e-3
@@ -48,7 +48,7 @@ def rotation(steps: int, keys: Array) -> dict[str, np.ndarray]:
     """
     x, y = digits()
     problem, symmetry = ne.Problem(normalised_loss, (x[:IMAGES], y[:IMAGES])), FILTERS[1]
-    dynamics = ne.Optax(optax.adamw(ADAM_RATE, weight_decay=ADAM_DECAY), BATCH)
+    dynamics = ne.Optax(optax.adamw(ADAM_RATE, b2=ADAM_MEMORY, weight_decay=ADAM_DECAY), BATCH)
 
     def weights(params: dict[str, Array]) -> Array:
         return params["second"].reshape(len(params["second"]), -1)
