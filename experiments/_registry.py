@@ -18,6 +18,7 @@ from experiments.norm_growth import NormGrowth
 from experiments.optimizers import Optimizers
 from experiments.pinning import Pinning
 from experiments.platonic import Platonic
+from experiments.real_networks import RealNetworks
 from experiments.rebalancing import Rebalancing
 from experiments.representations import Representations
 from experiments.scale_circle import ScaleCircle
@@ -46,6 +47,7 @@ STUDIES: dict[str, type[Study]] = {
     "optimizers": Optimizers,
     "pinning": Pinning,
     "platonic": Platonic,
+    "real_networks": RealNetworks,
     "rebalancing": Rebalancing,
     "representations": Representations,
     "scale_circle": ScaleCircle,

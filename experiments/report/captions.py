@@ -135,6 +135,16 @@ CAPTIONS = {
         "the linear network all that is moved coincides. A convolutional filter with a normalisation behind it has no "
         "point of least norm."
     ),
+    "real_networks": (
+        "Above, a 64–32–32–10 network on digits. Left: charges of four neurons along a run of SGD (blue), as the law "
+        "has them from their start and the measured noise (dashed), and at the equilibrium on the orbit of single "
+        "points (dots). Middle: mean charge of every neuron over the late half of all runs against the law at the mean "
+        "noise (blue) and against the mean of equilibria (orange). Right: the same of a heavy ball, against the law "
+        "that knows the momentum (blue) and the one for a mean gradient that changes slowly (pink). Below: ‖W_c‖² of "
+        "filters behind a normalisation, under SGD and AdamW; of a decoder the flow of each symmetry that was found, "
+        "over its two terms, along training (second layer dashed), and the share of decay in its rates κ, from the "
+        "fastest to the slowest direction."
+    ),
     "representations": (
         "Two-layer networks with a nonlinearity. Above: entries of the two sides of Eq. (14), after division by "
         "their traces, at the end of SGD (blue) and of GD (brown); equal matrices lie on the diagonal. Below: cosine"
