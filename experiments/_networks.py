@@ -1,5 +1,7 @@
-"""Small networks for handwritten digits: layers of ReLU, and convolutions with normalisation; softmax loss."""
+"""Small networks with softmax loss: ReLU layers and convolutions with normalisation for digits, a decoder for text."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +14,8 @@ from noise_equilibrium.models import deep_relu
 
 WIDTHS = (32, 32)
 CHANNELS = (8, 16)
+WIDTH, HEADS, LENGTH, WORDS = 32, 4, 32, 128  # of the decoder
+SOURCES = ("argparse.py", "ast.py", "json/decoder.py", "random.py", "tarfile.py", "textwrap.py")
 
 
 def digits() -> tuple[Array, Array]:
@@ -72,3 +76,56 @@ FILTERS = [
     ne.Symmetry([ne.Leg(lambda params: params["second"], 0)], "diagonal"),
 ]
 """The scale of every filter; its charge is ‖W_c‖²."""
+
+
+def source_windows(count: int, seed: int) -> Array:
+    """Pieces of LENGTH + 1 bytes of Python's standard library, whose source files every machine has."""
+    folder = Path(os.__file__).parent
+    text = b"".join((folder / name).read_bytes() for name in SOURCES)
+    tokens = np.minimum(np.frombuffer(text, np.uint8), WORDS - 1)  # the rare bytes beyond ASCII are one word
+    places = np.random.default_rng(seed).choice(len(tokens) // (LENGTH + 1), count, replace=False)
+    return jnp.asarray(tokens[: len(tokens) // (LENGTH + 1) * (LENGTH + 1)].reshape(-1, LENGTH + 1)[places], jnp.int32)
+
+
+def decoder_logits(params: dict[str, Any], tokens: Array) -> Array:
+    """A pre-norm decoder: attention of HEADS heads and ReLU neurons in every layer; no word on symmetries."""
+    x = params["in"][tokens] + params["place"]
+    mask = jnp.tril(jnp.ones((LENGTH, LENGTH), bool))
+    for layer in params["layers"]:
+        q, k, v = ((_normed(x, layer["gain1"]) @ layer[name].T).reshape(LENGTH, HEADS, -1) for name in "qkv")
+        scores = jnp.einsum("thd,shd->hts", q, k) / (WIDTH // HEADS) ** 0.5
+        weights = jax.nn.softmax(jnp.where(mask, scores, -1e30), -1)
+        x = x + jnp.einsum("hts,shd->thd", weights, v).reshape(LENGTH, WIDTH) @ layer["o"].T
+        x = x + jax.nn.relu(_normed(x, layer["gain2"]) @ layer["up"].T + layer["bias"]) @ layer["down"].T
+    return _normed(x, params["gain"]) @ params["out"].T
+
+
+def _normed(x: Array, gain: Array) -> Array:
+    return x * jax.lax.rsqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-6) * gain
+
+
+def decoder_loss(params: dict[str, Any], tokens: Array) -> Array:
+    """The mean softmax loss of the next byte."""
+    logits = jax.nn.log_softmax(decoder_logits(params, tokens[:-1]))
+    return -jnp.mean(jnp.take_along_axis(logits, tokens[1:, None], -1))
+
+
+def decoder_start(key: Array, depth: int = 2) -> dict[str, Any]:
+    """The decoder of so many layers at its start."""
+    keys = iter(jax.random.split(key, 3 + 6 * depth))
+
+    def matrix(rows: int, columns: int) -> Array:
+        return jax.random.normal(next(keys), (rows, columns)) / columns**0.5
+
+    def layer() -> dict[str, Array]:
+        wide = 4 * WIDTH
+        return {name: matrix(WIDTH, WIDTH) for name in "qkvo"} | {
+            "up": matrix(wide, WIDTH),
+            "bias": jnp.zeros(wide),
+            "down": matrix(WIDTH, wide),
+            "gain1": jnp.ones(WIDTH),
+            "gain2": jnp.ones(WIDTH),
+        }
+
+    around = {"in": matrix(WORDS, WIDTH), "place": matrix(LENGTH, WIDTH), "out": matrix(WORDS, WIDTH)}
+    return {**around, "gain": jnp.ones(WIDTH), "layers": [layer() for _ in range(depth)]}

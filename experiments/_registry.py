@@ -7,15 +7,18 @@ from experiments.attention_charges import AttentionCharges
 from experiments.convergence import Convergence
 from experiments.deep_linear import DeepLinear
 from experiments.entropic import Entropic
+from experiments.equalisation import Equalisation
 from experiments.flat_or_sharp import FlatOrSharp
 from experiments.identities import Identities
 from experiments.initialisation import Initialisation
+from experiments.lora import Lora
 from experiments.moving_target import MovingTarget
 from experiments.neuron_charges import NeuronCharges
 from experiments.norm_growth import NormGrowth
 from experiments.optimizers import Optimizers
 from experiments.pinning import Pinning
 from experiments.platonic import Platonic
+from experiments.real_networks import RealNetworks
 from experiments.rebalancing import Rebalancing
 from experiments.representations import Representations
 from experiments.scale_circle import ScaleCircle
@@ -33,15 +36,18 @@ STUDIES: dict[str, type[Study]] = {
     "convergence": Convergence,
     "deep_linear": DeepLinear,
     "entropic": Entropic,
+    "equalisation": Equalisation,
     "flat_or_sharp": FlatOrSharp,
     "identities": Identities,
     "initialisation": Initialisation,
+    "lora": Lora,
     "moving_target": MovingTarget,
     "neuron_charges": NeuronCharges,
     "norm_growth": NormGrowth,
     "optimizers": Optimizers,
     "pinning": Pinning,
     "platonic": Platonic,
+    "real_networks": RealNetworks,
     "rebalancing": Rebalancing,
     "representations": Representations,
     "scale_circle": ScaleCircle,

@@ -42,6 +42,12 @@ CAPTIONS = {
         "over their predicted common value. Right: covariances of the activations h and of the errors δ at the hidden "
         "layers of one run, of trace 1: equal at the equilibrium, which SGD reaches and GD does not."
     ),
+    "equalisation": (
+        "Weights rounded to few bits. Left: measured against predicted error of the logits, with one step for every "
+        "array; each point is a network, circles with ReLU layers, squares with normalised convolutions. Others: errors"
+        " of all networks as they were trained, moved along their orbits to equal largest entries, with random factors "
+        "that the function does not see, and with these undone; black: geometric means."
+    ),
     "flat_or_sharp": (
         "A linear autoencoder whose inputs have variance φ_x in half of the directions. Above: ‖U‖²/‖W‖², below: Tr∇²L "
         "over that of the balanced minimum. Points with three standard errors: SGD without decay extrapolated to "
@@ -92,6 +98,14 @@ CAPTIONS = {
         "(u w x − y)²: distance of the means of SGD and of its SDE after one time, with three standard errors, against "
         "the learning rate."
     ),
+    "lora": (
+        "Adapters W + BA of rank 4 on a network for digits, adapted to digits turned by a quarter. Left: charge of the "
+        "first layer along SGD from four starts, mean of the runs, with the sum of its expected steps (dotted). Middle:"
+        " condition number of the map from changes of (B, A) to those of BA; dashed and dotted: moved every k steps to "
+        "least norm, or to the noise equilibrium, and recorded there. Right: loss in the last quarter of the run over "
+        "that of the usual start on the same minibatches, with two standard errors, at one learning rate (filled) and "
+        "each at its best (open)."
+    ),
     "moving_target": (
         "Left: E(C − C*)² of a synthetic flow with a target that drifts, diffuses or does both, with three standard "
         "errors, under the bound of Theorem B.6. Middle: medians of |C − C*|/|C*|. Right: SGD on a linear network "
@@ -120,6 +134,16 @@ CAPTIONS = {
         "skewed start, every neuron or filter by a random factor up to 4; what is moved is the same from both. In "
         "the linear network all that is moved coincides. A convolutional filter with a normalisation behind it has no "
         "point of least norm."
+    ),
+    "real_networks": (
+        "Above, a 64–32–32–10 network on digits. Left: charges of four neurons along a run of SGD (blue), as the law "
+        "has them from their start and the measured noise (dashed), and at the equilibrium on the orbit of single "
+        "points (dots). Middle: mean charge of every neuron over the late half of all runs against the law at the mean "
+        "noise (blue) and against the mean of equilibria (orange). Right: the same of a heavy ball, against the law "
+        "that knows the momentum (blue) and the one for a mean gradient that changes slowly (pink). Below: ‖W_c‖² of "
+        "filters behind a normalisation, under SGD and AdamW; of a decoder the flow of each symmetry that was found, "
+        "over its two terms, along training (second layer dashed), and the share of decay in its rates κ, from the "
+        "fastest to the slowest direction."
     ),
     "representations": (
         "Two-layer networks with a nonlinearity. Above: entries of the two sides of Eq. (14), after division by "
@@ -183,6 +207,8 @@ DEVIATIONS: dict[str, tuple[tuple[str, str], ...]] = {
     "norm_growth": (
         ("formulas of Net-A and Net-B lost", "guessed; they may have more invariances than those of the paper"),
     ),
+    "equalisation": (("no experiment", "beyond the paper; after Nagel et al. (2019)"),),
+    "lora": (("no experiment", "beyond the paper"),),
     "optimizers": (("no experiment", "beyond the paper"),),
     "rebalancing": (("no experiment", "beyond the paper; a linear network, and two small ones on digits, S = 8"),),
     "representations": (

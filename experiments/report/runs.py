@@ -44,6 +44,7 @@ LIBRARIES = (
 )
 SETTINGS = ("JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_DEFAULT_PRNG_IMPL", "XLA_FLAGS")
 SLOW = (
+    "real_networks",
     "neuron_charges",
     "attention_charges",
     "representations",
@@ -54,6 +55,8 @@ SLOW = (
     "platonic",
     "valley",
     "entropic",
+    "equalisation",
+    "lora",
 )
 """Started first, so that no long one is left for the end."""
 

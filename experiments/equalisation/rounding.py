@@ -1,0 +1,68 @@
+"""Symmetric uniform rounding of weights, and the error of the output that its law predicts."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+GRIDS = {"tensor": None, "channel": 0}
+"""Whose largest entry decides the step: that of the whole array, or that of each row or filter."""
+
+
+def is_weight(leaf: Array) -> bool:
+    """Whether an array is one of weights: biases are kept in full, as is usual."""
+    return leaf.ndim > 1
+
+
+def largest(weight: Array, grid: str) -> Array:
+    """max |w| over what shares a step, with the axes kept."""
+    axes = None if GRIDS[grid] is None else tuple(range(1, weight.ndim))
+    return jnp.max(jnp.abs(weight), axis=axes, keepdims=True)
+
+
+def step(weight: Array, bits: int, grid: str) -> Array:
+    """Δ of the grid −m Δ, …, mΔ with m = 2^(bits − 1) − 1, whose end is the largest entry."""
+    return largest(weight, grid) / (2 ** (bits - 1) - 1)
+
+
+def rounded(params: PyTree, bits: int, grid: str, stretch: float | Array = 1.0) -> PyTree:
+    """The nearest point of the grid for every weight; its step may be a little longer, to round in another way."""
+
+    def one(weight: Array) -> Array:
+        if not is_weight(weight):
+            return weight
+        size = stretch * step(weight, bits, grid)
+        return size * jnp.round(weight / size)
+
+    return jax.tree_util.tree_map(one, params)
+
+
+def sensitivities(logits: Callable[[PyTree, Array], Array], params: PyTree, x: Array) -> PyTree:
+    """The mean over inputs of Σ_k (∂f_k/∂w)² of every weight."""
+
+    def add(total: PyTree, one: Array) -> tuple[PyTree, None]:
+        jacobian = jax.jacrev(logits)(params, one)
+        return jax.tree_util.tree_map(lambda sum, part: sum + jnp.sum(part**2, axis=0), total, jacobian), None
+
+    total, _ = jax.lax.scan(add, jax.tree_util.tree_map(jnp.zeros_like, params), x)
+    return jax.tree_util.tree_map(lambda leaf: leaf / len(x), total)
+
+
+def predicted_error(
+    params: PyTree, sensitivity: PyTree, bits: int, grid: str, stretch: float | Array = 1.0
+) -> Float[Array, ""]:
+    """E‖f_rounded − f‖² for independent errors of variance Δ²/12, to first order.
+
+    A largest entry is on its grid, unless that is stretched.
+    """
+
+    def one(weight: Array, slope: Any) -> Array:
+        if not is_weight(weight):
+            return jnp.zeros((), weight.dtype)
+        # Filters that a search has equalised are equal to 1e-8.
+        free = (jnp.abs(weight) < (1 - 1e-6) * largest(weight, grid)) | (stretch != 1)
+        return jnp.sum(jnp.where(free, slope, 0) * (stretch * step(weight, bits, grid)) ** 2) / 12
+
+    return sum(jax.tree_util.tree_leaves(jax.tree_util.tree_map(one, params, sensitivity)), jnp.zeros(()))

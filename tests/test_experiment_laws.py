@@ -1,0 +1,58 @@
+"""What studies hold measurements against, checked on small cases with known answers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.equalisation.rounding import predicted_error, rounded, sensitivities
+from experiments.lora.adapters import Adapter, conditioning
+from experiments.lora.study import predicted_changes
+
+
+@pytest.mark.parametrize(("grid", "steps"), [("tensor", [6.35 / 127] * 2), ("channel", [6.35 / 127, 1.27 / 127])])
+def test_weights_are_rounded_to_the_nearest_of_their_grid(grid, steps):
+    weight = jnp.array([[6.35, 0.26], [-1.27, 0.994]])
+    found = np.asarray(rounded({"w": weight, "b": jnp.array([0.123])}, 8, grid)["w"])
+    whole = found / np.array(steps)[:, None]
+    np.testing.assert_allclose(whole, np.round(whole), atol=1e-9)
+    assert np.all(np.abs(found - weight) <= np.array(steps)[:, None] / 2 + 1e-12)
+    assert np.asarray(rounded({"b": jnp.array([0.123])}, 8, grid)["b"]) == 0.123  # a bias is kept
+
+
+def test_the_law_of_rounding_errors_on_a_linear_map():
+    """Of many random maps: the mean of error² over the law is 1 within four standard errors."""
+    x = jax.random.normal(jax.random.key(0), (20, 5))
+    logits = lambda params, x: params["w"] @ x  # noqa: E731
+
+    def ratio(weight):
+        params = {"w": weight}
+        gap = rounded(params, 8, "tensor")["w"] - params["w"]
+        law = predicted_error(params, sensitivities(logits, params, x), 8, "tensor")
+        return jnp.mean(jnp.sum((x @ gap.T) ** 2, axis=1)) / law
+
+    ratios = np.asarray(jax.jit(jax.vmap(ratio))(jax.random.normal(jax.random.key(1), (4000, 4, 5))))
+    error = ratios.std(ddof=1) / len(ratios) ** 0.5
+    assert error < 0.02
+    assert abs(ratios.mean() - 1) < 4 * error
+
+
+def test_the_conditioning_of_an_adapter_is_that_of_its_jacobian():
+    draw = np.random.default_rng(0)
+    b, a = draw.normal(size=(5, 2)), draw.normal(size=(2, 4))
+    # Row-major: vec(dB A) = (I ⊗ Aᵀ) vec dB.
+    values = np.linalg.svd(np.concatenate([np.kron(np.eye(5), a.T), np.kron(b, np.eye(4))], axis=1), compute_uv=False)
+    reached = values[: 2 * (5 + 4) - 4]  # the dimension of matrices of rank 2
+    assert values[len(reached)] < 1e-9 * values[0]
+    np.testing.assert_allclose(
+        conditioning([Adapter(jnp.asarray(b), jnp.asarray(a))]), reached[0] / reached[-1], rtol=1e-9
+    )
+
+
+def test_expected_steps_between_records_are_summed_not_integrated():
+    step, rates = np.array([0, 1, 2, 5, 11]), np.array([2.0, -0.5])
+    law = (1 + rates[:, None] * step)[:, :, None]
+    every = (1 + rates[:, None] * np.arange(11)).cumsum(axis=1)
+    found = predicted_changes(step, law)[:, :, 0]
+    np.testing.assert_allclose(found[:, 1:], every[:, step[1:] - 1], rtol=1e-12)
+    assert np.all(found[:, 0] == 0)
