@@ -547,16 +547,7 @@ SECTIONS = (
                 " at the noise equilibrium. Where Q = 0 the map from (B, A) to BA is as well conditioned as it can be.",
                 ("noise_moments", "find_equilibrium", "move_along", "rebalance"),
                 "lora",
-                (
-                    "starts",
-                    "usual: slope",
-                    "random: slope",
-                    "balanced",
-                    "noise: slope",
-                    "a step",
-                    "other",
-                    "charge after",
-                ),
+                ("starts", "charge", "a step", "balanced", "other"),
             ),
             Statement(
                 "Low-rank adapters, compared",
