@@ -8,6 +8,7 @@ import pytest
 from experiments.equalisation.rounding import predicted_error, rounded, sensitivities
 from experiments.lora.adapters import Adapter, conditioning
 from experiments.lora.study import predicted_changes
+from experiments.weak_order.study import order_limit
 
 
 @pytest.mark.parametrize(("grid", "steps"), [("tensor", [6.35 / 127] * 2), ("channel", [6.35 / 127, 1.27 / 127])])
@@ -56,3 +57,23 @@ def test_expected_steps_between_records_are_summed_not_integrated():
     found = predicted_changes(step, law)[:, :, 0]
     np.testing.assert_allclose(found[:, 1:], every[:, step[1:] - 1], rtol=1e-12)
     assert np.all(found[:, 0] == 0)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_the_order_in_the_limit_of_small_rates(order):
+    rates = np.array([0.04, 0.02, 0.01])
+    exact, error = order_limit(-3 * rates**order, 0.01 * rates**order)
+    np.testing.assert_allclose(exact, order, rtol=1e-12)
+    assert error > 0
+    curved = rates**order * (1 + 5 * rates)
+    finite = np.log2(curved[1] / curved[2])
+    assert abs(order_limit(curved, curved)[0] - order) < abs(finite - order) / 5
+
+
+def test_the_error_of_an_order_is_that_of_many_draws():
+    rates, draws = np.array([0.04, 0.02, 0.01]), 4000
+    spreads = 0.01 * rates
+    seen = rates + spreads * np.random.default_rng(0).normal(size=(draws, 3))
+    found = np.std([order_limit(one, spreads)[0] for one in seen])
+    # A standard deviation from so many draws is right to 1/√(2 draws); four of them, and the curvature of log.
+    assert abs(found / order_limit(rates, spreads)[1] - 1) < 4 / (2 * draws) ** 0.5 + 1e-3

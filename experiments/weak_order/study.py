@@ -12,6 +12,7 @@ from jaxtyping import Array
 from matplotlib.figure import Figure
 
 import noise_equilibrium as ne
+from experiments._extrapolate import weights
 from experiments._metrics import Metric, within
 from noise_equilibrium import plots
 from noise_equilibrium.models.rank_one import Params, loss, symmetry
@@ -98,9 +99,9 @@ def order_limit(errors: np.ndarray, spreads: np.ndarray) -> tuple[float, float]:
 
     2p(η/2) − p(η), with p(η) the binary logarithm of an error over that at half the rate.
     """
-    weights = np.array([-1, 3, -2]) / np.log(2)
-    value = float(weights @ np.log(np.abs(errors)))
-    return value, float(np.linalg.norm(weights * spreads / errors))
+    # The logarithms of the three errors, of which each enters both orders or one.
+    combined = weights(2) @ np.array([[1, -1, 0], [0, 1, -1]]) / np.log(2)
+    return float(combined @ np.log(np.abs(errors))), float(np.linalg.norm(combined * spreads / errors))
 
 
 def draw(arrays: dict[str, np.ndarray]) -> Figure:
