@@ -54,7 +54,7 @@ shapes: venv ## run some tests again with every shape in the annotations checked
 	$(UNOPTIMISED) $(RUN) pytest -n $(WORKERS) -m "$(FAST)" --jaxtyping-packages=noise_equilibrium,shapes.checked $(SHAPES)
 
 doctest: venv ## run the examples in the docstrings
-	$(UNOPTIMISED) JAX_ENABLE_X64=1 JAX_PLATFORMS="$${JAX_PLATFORMS:-cpu}" $(RUN) pytest --doctest-modules noise_equilibrium
+	$(UNOPTIMISED) JAX_ENABLE_X64=1 JAX_PLATFORMS="$${JAX_PLATFORMS:-cpu}" $(RUN) pytest -n $(WORKERS) --doctest-modules noise_equilibrium
 
 docs: ## build the documentation into build/site; a broken link or reference is an error
 	$(call install,$(DOCUMENTING))

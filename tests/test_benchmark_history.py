@@ -24,8 +24,8 @@ def test_rows_are_matched_by_their_words_and_large_changes_marked():
 def test_a_result_is_kept_and_one_is_not_enough_to_compare(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(history, "RESULTS", tmp_path)
     monkeypatch.setattr(history.sys, "executable", "echo")
-    kept = history.run("draws", ["3"])
-    assert kept.read_text() == "$ python -m benchmarks.draws 3\n-m benchmarks.draws 3\n"  # what was run, and what it printed
+    kept = history.run("draws", ["3"])  # "echo" prints its arguments
+    assert kept.read_text() == "$ python -m benchmarks.draws 3\n-m benchmarks.draws 3\n"
     with pytest.raises(SystemExit, match="1 results of draws"):
         history.main(["compare", "draws"])
 

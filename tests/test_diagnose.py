@@ -116,6 +116,7 @@ def test_the_picture(decayed, tmp_path):
     np.testing.assert_allclose([sum(widths[:2]), sum(widths[2:])], [row.push for row in report.rows])
 
 
+@pytest.mark.slow
 def test_decay_is_named_where_it_is_what_pulls():
     """Where noise is balanced and weights are not, the whole pull is that of the decay."""
     problem, params = linear_problem()

@@ -347,7 +347,7 @@ def test_twenty_kills_at_random_moments_change_nothing_in_the_end(tmp_path):
         done, torn = killed_at_random(store, 20, attempt)
         kills, inside, attempt = kills + done, inside + torn, attempt + 1
         assert {name: found for name, found in contents(store).items() if "partial" not in name} == expected
-        assert attempt < 10
+        assert attempt < 10, f"{kills} kills, {inside} of them inside a write"
     print(f"{kills} kills, {inside} of them inside a write, {attempt} stores")
 
 
