@@ -138,6 +138,7 @@ def case(loss, data, params, symmetries, **options) -> Case:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.float32
 def test_runs_of_stretches_follow_one_schedule():
     """A slope of 1 everywhere: the loss falls by the rate of every step, whatever the batch."""
