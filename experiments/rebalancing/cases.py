@@ -182,7 +182,7 @@ def decoder(seed: int, probes: int = 32) -> Case:
     params = decoder_start(jax.random.key(seed), DEPTH)
     symmetries = list(ne.find_symmetries(ne.Problem(decoder_loss, data[:SEARCHED]), params))
     few = data[:64]
-    rates = rates_from(0.3, 12, 3)
+    rates = rates_from(0.3, 8, 2)
     return Case(
         name="decoder",
         title="decoder",

@@ -54,7 +54,7 @@ class Preset:
     """
 
     seeds: int = 16
-    decoder: int = 8
+    decoder: int = 6
 
 
 FULL = Preset()
