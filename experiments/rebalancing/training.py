@@ -79,7 +79,8 @@ def briefly(function: Callable[P, R]) -> Callable[P, R]:
     Most of the time of this study is compilation. All that is trained is made of one program for each case, and all
     that is moved of another.
     """
-    return eqx.filter_jit(compiler_options={"xla_backend_optimization_level": 0})(function)
+    options = {"xla_backend_optimization_level": 0}
+    return eqx.filter_jit(compiler_options=options)(function)  # pyright: ignore[reportCallIssue]
 
 
 @briefly
