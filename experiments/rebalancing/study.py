@@ -41,6 +41,8 @@ from experiments.rebalancing.training import (
 from experiments.warmup.study import exact_problem
 from noise_equilibrium.models.two_layer_linear import Params, symmetry
 
+# Of power iteration at minima: it is below λ_max by at most r²/(2e steps), r the start across over that along the vector.
+EXACT_STEPS = 6000
 POWER_STEPS = 30  # of power iteration in the networks; the reported sharpness is right to some per cent
 
 
@@ -95,7 +97,7 @@ def at_minima(starts: Params, key: Array) -> dict[str, Array | np.ndarray]:
         # The nonzero eigenvalues of ∇²L at a minimum, for white x: 2(aᵢ + bⱼ) of the spectra of UUᵀ and WᵀW.
         largest = [jnp.linalg.norm(leaf, 2, axis=(1, 2)) ** 2 for leaf in points]
         found = {
-            "sharpness": all_sharpness(problem, points, jax.random.split(key, len(points.up)), 1500),
+            "sharpness": all_sharpness(problem, points, jax.random.split(key, len(points.up)), EXACT_STEPS),
             "theory": 2 * (largest[0] + largest[1]),
             "rate": largest_stable_rate(problem, points, teacher, key),
         }
