@@ -41,7 +41,7 @@ from experiments.rebalancing.training import (
 from experiments.warmup.study import exact_problem
 from noise_equilibrium.models.two_layer_linear import Params, symmetry
 
-# Of power iteration at minima: it is below λ_max by at most r²/(2e steps), r the start across over that along the vector.
+# Of power iteration at minima: below λ_max by r²/(2e steps) at most, r² the share of the start across over that along.
 EXACT_STEPS = 6000
 POWER_STEPS = 30  # of power iteration in the networks; the reported sharpness is right to some per cent
 
