@@ -615,9 +615,9 @@ SECTIONS = (
                 ("find_symmetries", "measure", "find_equilibrium"),
                 "rebalancing",
                 ("decoder",),
-                "A negative answer: over six starts the motion lowered the largest rate to 0.7 of that of plain SGD and "
-                "took half as many steps more, though it makes the start flatter; a warmup raised it by a quarter. From "
-                "a skewed start a warmup nearly doubles the rate, and a motion leaves it.",
+                "A negative answer: over six starts the motion, though to a flatter point, lowered the largest rate by "
+                "one step of the grid, √2, and took half as many steps more; a warmup raised it by a quarter. From a "
+                "skewed start a warmup nearly doubles the rate, and a motion leaves it.",
                 full=True,
             ),
             Statement(
