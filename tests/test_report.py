@@ -5,6 +5,7 @@ import json
 import re
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
@@ -224,6 +225,29 @@ def test_a_statement_without_metrics_is_an_error(tmp_path):
         join([Result(run, tmp_path / "x", entries, 1.0, "here")])
 
 
+def test_what_the_full_preset_alone_measures_is_left_out_of_a_quick_report(tmp_path, monkeypatch):
+    large = {start for statement in STATEMENTS if statement.full for start in statement.metrics}
+    runs = {statement.run for statement in STATEMENTS if statement.full}
+    assert runs
+
+    def execute(run, folder, cores):
+        finish(run, folder)
+        path = running._work(folder) / "metrics.json"
+        entries = [e for e in json.loads(path.read_text()) if not e["name"].startswith(tuple(large))]
+        path.write_text(json.dumps(entries))
+        return ""
+
+    monkeypatch.setattr(running, "_execute", execute)
+    building.build(tmp_path / "out", quick=True, seed=3, workers=2, only=sorted(runs))
+    for name in ("report.html", "report.md"):
+        page = (tmp_path / "out" / name).read_text(encoding="utf-8")
+        assert page.count("The quick preset leaves it out") == sum(statement.full for statement in STATEMENTS)
+    html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert html.count("data:image/svg+xml;base64,") == len(runs)
+    with pytest.raises(ValueError, match="no metric of"):
+        building.build(tmp_path / "full", quick=False, seed=3, workers=2, only=sorted(runs))
+
+
 def test_indices_and_powers_on_the_page():
     assert text("θ_λ, C_kl, σ_ε²") == "θ<sub>λ</sub>, C<sub>kl</sub>, σ<sub>ε</sub>²"
     assert text("e^{−2λA}, δ_{i+1}") == "e<sup>−2λA</sup>, δ<sub>i+1</sub>"
@@ -231,7 +255,7 @@ def test_indices_and_powers_on_the_page():
     assert text("`weak_error` < 1") == "<code>weak_error</code> &lt; 1"
 
 
-def row(metrics: list[Metric], **fields: str) -> Row:
+def row(metrics: list[Metric], **fields: Any) -> Row:
     statement = Statement("A", "says", ("SGD",), RUNS[0].name, ("",), **fields)
     return Row(
         statement, Result(RUNS[0], Path(RUNS[0].folder), [], 1.0, "here"), [metric.entry() for metric in metrics]
@@ -247,6 +271,8 @@ def test_verdicts():
     for fields in ({}, {"corrected": "otherwise"}, {"fails": "not here"}):
         assert row([inside, outside], **fields).verdict == Verdict.OUTSIDE
     assert row([]).verdict == Verdict.OUTSIDE
+    assert row([], full=True).verdict == Verdict.FULL
+    assert row([inside], full=True).verdict == Verdict.HOLDS
     assert Row(row([inside]).statement, None, []).verdict == Verdict.MISSING
 
 

@@ -1,9 +1,10 @@
-"""What is trained: the linear autoencoder of Figure 4, and two networks for digits, from a usual and a skewed start.
+"""What is trained: the linear autoencoder of Figure 4, two networks for digits and a decoder, from two starts.
 
 A skewed start is the usual one after a random motion along the symmetries: the same function, other factors. Its orbit
 is that of the usual start, and so are the points to which it is moved.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +15,27 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 import noise_equilibrium as ne
-from experiments._networks import FILTERS, WIDTHS, dense_loss, dense_start, digits, normalised_loss, normalised_start
+from experiments._networks import (
+    FILTERS,
+    WIDTHS,
+    decoder_loss,
+    decoder_start,
+    dense_loss,
+    dense_start,
+    digits,
+    normalised_loss,
+    normalised_start,
+    source_windows,
+)
+from experiments.rebalancing.joint import equilibrium, families
 from experiments.warmup.tasks import TASKS
 from noise_equilibrium.models import deep_relu, two_layer_linear
 
 BATCH = 8
 DECAY = 5e-4  # γ of the networks for digits; filters have no noise equilibrium without it
 SKEW = 4.0  # the largest factor of a skewed start, either way
+DEPTH = 1  # layers of the decoder
+WINDOWS, SEARCHED = 2048, 16  # samples of its text, and those that find its symmetries
 (AUTOENCODER,) = (task for task in TASKS if task.name == "autoencoder")
 
 
@@ -43,10 +58,12 @@ class Case:
         warmup: the steps in which a warmup reaches the rate.
         period: k, the steps between motions.
         every: steps between records.
+        trains: a run trains if its loss over the last quarter is less than this, over that at the start.
         skewed: whether it is started from a skewed start too.
         has_norm: whether the weight norm has a least point on the orbit.
         decays: whether there is weight decay.
         in_turn: whether runs are made in turn: side by side, every one has its own filters, which is slow.
+        groups: families of symmetries that take turns, see `joint`; None where `find_equilibrium` moves along all.
     """
 
     name: str
@@ -63,20 +80,29 @@ class Case:
     warmup: int
     period: int
     every: int
+    trains: float = 0.5
     skewed: bool = True
     has_norm: bool = True
     decays: bool = True
     in_turn: bool = False
+    groups: list[list[int]] | None = None
 
     @property
     def ends(self) -> tuple[str, ...]:
         """The points of the orbit to which it is moved."""
         return ("norm", "noise") if self.has_norm else ("noise",)
 
+    def at_rest(self, problem: ne.Problem, params: PyTree, law: ne.SGD) -> PyTree:
+        """The noise equilibrium of a law, on the orbit of params."""
+        if self.groups is not None:
+            return equilibrium(problem, params, self.symmetries, self.groups, law)
+        given = self.symmetries[0] if len(self.symmetries) == 1 else self.symmetries
+        return ne.find_equilibrium(problem, params, given, law).params
 
-def all_cases() -> list[Case]:
-    """The linear autoencoder, the ReLU network and the convolutional one."""
-    return [linear(), dense(), convolutional()]
+
+def all_cases(*, text: int | None = None) -> list[Case]:
+    """The linear autoencoder, the ReLU network, the convolutional one, and the decoder if text of a seed is given."""
+    return [linear(), dense(), convolutional(), *([] if text is None else [decoder(text)])]
 
 
 def rates_from(low: float, count: int, per_octave: float) -> tuple[float, ...]:
@@ -97,12 +123,12 @@ def linear(probes: int = 1024) -> Case:
         symmetries=[two_layer_linear.symmetry],
         start=lambda key: task.start(key, task.spreads()["1/fan-in"]),
         excess=lambda params: jnp.sum((params.up @ params.down - teacher) ** 2),
-        rates=rates_from(task.high / 4, 14, 4),
+        rates=rates_from(task.high / 4, 10, 3),
         common=task.high / 4,
         target=0.1,
         steps=3000,
         warmup=task.warmup,
-        period=500,
+        period=1000,
         every=10,
         decays=False,
         skewed=False,  # 1/fan-in is far from the equilibrium as it is
@@ -130,7 +156,7 @@ def dense(probes: int = 256) -> Case:
 
 def convolutional(probes: int = 128) -> Case:
     """The convolutional network: every filter has a scale that the normalisation behind it does not see."""
-    rates = rates_from(0.3, 6, 1.5)
+    rates = rates_from(0.5, 5, 1.5)
     return _of_digits(
         "convolutional",
         "convolutional network",
@@ -139,7 +165,7 @@ def convolutional(probes: int = 128) -> Case:
         FILTERS,
         probes,
         rates=rates,
-        common=rates[1],
+        common=rates[0],
         target=0.4,
         steps=360,
         warmup=120,
@@ -147,6 +173,34 @@ def convolutional(probes: int = 128) -> Case:
         every=10,
         has_norm=False,
         in_turn=True,
+    )
+
+
+def decoder(seed: int, probes: int = 32) -> Case:
+    """The decoder on source files of Python's standard library, with one layer, and the symmetries found in it."""
+    data = source_windows(WINDOWS, seed)
+    params = decoder_start(jax.random.key(seed), DEPTH)
+    symmetries = list(ne.find_symmetries(ne.Problem(decoder_loss, data[:SEARCHED]), params))
+    few = data[:64]
+    rates = rates_from(0.3, 8, 2)
+    return Case(
+        name="decoder",
+        title="decoder",
+        training=ne.Problem(decoder_loss, data),
+        probe=ne.Problem(decoder_loss, data[:probes]),
+        symmetries=symmetries,
+        start=lambda key: decoder_start(key, DEPTH),
+        excess=lambda params: jnp.mean(jax.vmap(decoder_loss, (None, 0))(params, few)),
+        rates=rates,
+        common=rates[1],
+        target=0.5,
+        steps=240,
+        warmup=80,
+        period=80,
+        every=10,
+        trains=0.6,  # of 5.4: the entropy of single bytes is 3.05, and steps are noisy
+        decays=False,
+        groups=families(symmetries, params),
     )
 
 
@@ -172,9 +226,17 @@ def _of_digits(
 
 
 def skew(params: PyTree, symmetries: Sequence[ne.Symmetry], key: Array) -> PyTree:
-    """Params after a random motion, every factor between 1/SKEW and SKEW, uniform in its logarithm."""
-    for place, symmetry in enumerate(symmetries):
-        shape, log = jax.eval_shape(symmetry.charge, params).shape, np.log(SKEW)
-        factors = jax.random.uniform(jax.random.fold_in(key, place), shape, minval=-log, maxval=log)
-        params = symmetry.act(params, factors)
+    """Params after a random motion, every factor between 1/SKEW and SKEW, uniform in its logarithm.
+
+    Matrices are diagonal: axes are drawn alike in all directions, so that no rotation is left out.
+    """
+    log = np.log(SKEW)
+    shapes = [jax.eval_shape(symmetry.charge, params).shape for symmetry in symmetries]
+    sizes = [shape[:-1] if len(shape) == 3 else shape for shape in shapes]
+    ends = np.cumsum([math.prod(size) for size in sizes])
+    # All at once: every draw is compiled on its own.
+    drawn = jnp.split(jax.random.uniform(key, (ends[-1],), minval=-log, maxval=log), ends[:-1])
+    for symmetry, shape, size, part in zip(symmetries, shapes, sizes, drawn, strict=True):
+        factors = part.reshape(size)
+        params = symmetry.act(params, factors[..., None] * jnp.eye(shape[-1]) if len(shape) == 3 else factors)
     return params

@@ -17,7 +17,7 @@ MARKERS = {"": "o", "warmup": "s", "norm": "^", "noise": "D", "again": "v"}
 
 def draw(cases: list[Case], arrays: dict[str, np.ndarray]) -> Figure:
     """A column for each network."""
-    with plots.figure(10.5, 5.6, columns=len(cases)) as (drawing, columns):
+    with plots.figure(3.5 * len(cases), 5.6, columns=len(cases)) as (drawing, columns):
         for column, case in zip(columns, cases, strict=True):
             above, below = column.subplots(2, 1, sharex=True, height_ratios=(3, 4))
             _draw_shares(above, case, arrays)

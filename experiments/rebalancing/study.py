@@ -3,7 +3,8 @@
 Figure 4 has two parts: a start too sharp for a high rate, and noise that flattens it while the rate is still low. Where
 that is so, the noise equilibrium, to which `find_equilibrium` moves the start at once, should do what a warmup does. In
 the linear autoencoder theory names the numbers: 2(a + b) for the sharpness of a minimum with UUᵀ = a I and WᵀW = b I,
-and 2 over it for the rate at which GD stays there. For networks on digits it names none: what is measured is reported.
+and 2 over it for the rate at which GD stays there. For networks on digits, and for the decoder, which is in the full
+preset only, it names none: what is measured is reported.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -13,31 +14,35 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import noise_equilibrium as ne
 from experiments._metrics import Metric, standard_error
-from experiments.rebalancing.cases import AUTOENCODER, BATCH, Case, all_cases
+from experiments.rebalancing.cases import AUTOENCODER, BATCH, DEPTH, Case, all_cases
 from experiments.rebalancing.figure import draw
+from experiments.rebalancing.joint import charge_flows
 from experiments.rebalancing.stability import HALVINGS, RANGE, STEPS, all_sharpness, gd_minimum, largest_stable_rate
 from experiments.rebalancing.training import (
     NOISE,
     NORM,
     PLAIN,
     Arm,
+    Moved,
     all_arms,
-    begin_loss,
+    at_rates,
     begins,
+    briefly,
     moved,
     of_start,
     train,
 )
 from experiments.warmup.study import exact_problem
-from noise_equilibrium.models.two_layer_linear import symmetry
+from noise_equilibrium.models.two_layer_linear import Params, symmetry
 
-HALF = 0.5  # of the loss at the start: a run trains if that over its last quarter is less
+# Of power iteration at minima: below λ_max by r²/(2e steps) at most, r² the share of the start across over that along.
+EXACT_STEPS = 6000
 POWER_STEPS = 30  # of power iteration in the networks; the reported sharpness is right to some per cent
 
 
@@ -47,13 +52,15 @@ class Preset:
 
     Attributes:
         seeds: starts, each with minibatches of its own.
+        decoder: the same of the decoder; 0 leaves it out, as its symmetries and their motions take long to compile.
     """
 
     seeds: int = 16
+    decoder: int = 6
 
 
 FULL = Preset()
-QUICK = Preset(seeds=5)
+QUICK = Preset(seeds=5, decoder=0)
 
 
 def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray], Figure]:
@@ -61,33 +68,36 @@ def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray],
     preset = QUICK if quick else FULL
     start_key, run_key, gd_key = jax.random.split(jax.random.key(seed), 3)
     starts, keys = (jax.random.split(key, preset.seeds) for key in (start_key, run_key))
-    cases = all_cases()
-    arrays = {name: np.asarray(value) for name, value in at_minima(starts, gd_key).items()}
+    cases = all_cases(text=seed if preset.decoder else None)
+    arrays = {name: np.asarray(value) for name, value in at_minima(begins(cases[0], starts)[""].params, gd_key).items()}
     # Half of the time is compilation, of programs of their own: the networks are studied side by side.
     with ThreadPoolExecutor(2) as pool:
-        found = pool.map(lambda case: of_case(case, starts, keys), cases)
+        count = {"decoder": preset.decoder}
+        found = pool.map(lambda case: of_case(case, *(key[: count.get(case.name)] for key in (starts, keys))), cases)
         for case, parts in tqdm(zip(cases, found, strict=True), total=len(cases), disable=None):
             arrays |= {f"{case.name}_{name}": np.asarray(part) for name, part in parts.items()}
     return _metrics(cases, arrays), arrays, draw(cases, arrays)
 
 
-def at_minima(starts: Array, key: Array) -> dict[str, Array | np.ndarray]:
+def at_minima(starts: Params, key: Array) -> dict[str, Array | np.ndarray]:
     """Sharpness and the largest stable rate of GD at minima of the autoencoder, and at other points of their orbits."""
     task, names = AUTOENCODER, ("plain", "noise")
     with jax.enable_x64(True):
         wide = partial(jax.tree_util.tree_map, lambda leaf: jnp.asarray(leaf, jnp.float64))
         exact = exact_problem(task)
         problem, teacher = ne.Problem(exact.loss, wide(exact.data)), jnp.asarray(task.teacher, jnp.float64)
-        minima = gd_minimum(problem, wide(jax.vmap(lambda key: task.start(key, task.spreads()["1/fan-in"]))(starts)))
-        points = [
-            minima,
-            jax.vmap(lambda one: ne.find_equilibrium(problem, one, symmetry, ne.SGD(0.1, BATCH)).params)(minima),
-        ]
+        minima = gd_minimum(problem, wide(starts))
+
+        @briefly
+        def balanced(minima: Params) -> Params:
+            return jax.vmap(lambda one: ne.find_equilibrium(problem, one, symmetry, ne.SGD(0.1, BATCH)).params)(minima)
+
+        points = [minima, balanced(minima)]
         points = jax.tree_util.tree_map(lambda *leaves: jnp.concatenate(leaves), *points)
         # The nonzero eigenvalues of ∇²L at a minimum, for white x: 2(aᵢ + bⱼ) of the spectra of UUᵀ and WᵀW.
         largest = [jnp.linalg.norm(leaf, 2, axis=(1, 2)) ** 2 for leaf in points]
         found = {
-            "sharpness": all_sharpness(problem, points, jax.random.split(key, len(points.up)), 1500),
+            "sharpness": all_sharpness(problem, points, jax.random.split(key, len(points.up)), EXACT_STEPS),
             "theory": 2 * (largest[0] + largest[1]),
             "rate": largest_stable_rate(problem, points, teacher, key),
         }
@@ -100,26 +110,51 @@ def at_minima(starts: Array, key: Array) -> dict[str, Array | np.ndarray]:
 
 def of_case(case: Case, start_keys: Array, keys: Array) -> dict[str, Array | np.ndarray]:
     """All runs of a case, and the points where they begin."""
-    rates = jnp.asarray(case.rates, jnp.float32)
-    common = case.rates.index(case.common)
-    usual = begins(case, start_keys, skewed=False)
-    skewed = begins(case, start_keys, skewed=True) if case.skewed else usual
-    points = {"": usual, "skewed": skewed} | {to: moved(case, to, usual, rates) for to in case.ends}
-    again = moved(case, "noise", skewed, rates)
-    flat = [jax.vmap(jax.vmap(lambda one: ne.flatten(one)[0]))(place) for place in (points["noise"], again)]
-    distance = jnp.linalg.norm(flat[1] - flat[0], axis=-1) / jnp.linalg.norm(flat[0], axis=-1)
-    found: dict[str, Array | np.ndarray] = {"rates": np.array(case.rates), "apart": distance}
+    points: dict[str, Moved] = begins(case, start_keys)
+    usual = points[""].params
+    points |= {to: moved(case, to, usual, case.common) for to in case.ends}
+    found: dict[str, Array | np.ndarray] = {"rates": np.array(case.rates)}
     for name, point in points.items():
-        here = jax.tree_util.tree_map(lambda leaf: leaf[:, min(common, leaf.shape[1] - 1)], point)
-        found[f"sharpness_{name}"] = all_sharpness(case.probe, here, keys, POWER_STEPS)
-        found[f"start_loss_{name}"] = begin_loss(case, point)
+        found[f"sharpness_{name}"] = all_sharpness(case.probe, point.params, keys, POWER_STEPS)
+        found[f"start_loss_{name}"] = point.loss
+    if case.skewed:
+        found["apart"] = _apart(points["noise"], moved(case, "noise", points["skewed"].params, case.common))
+    if case.groups is not None:
+        found |= {f"flow_{name}": _flows(case, points[name].params) for name in ("", "noise")}
+    begin = {name: jax.tree_util.tree_map(lambda leaf: leaf[:, None], point.params) for name, point in points.items()}
+    if case.decays:
+        begin["noise"] = at_rates(case, "noise", lambda _: usual)
     for arm in all_arms(case):
-        begin = points[arm.to or ("skewed" if arm.skewed else "")]
-        losses, finite = map(np.asarray, train(case, begin, keys, rates, warm=arm.warm, again=arm.again))
+        losses, finite = train(case, begin[arm.to or "skewed" * arm.skewed], keys, warm=arm.warm, again=arm.again)
         relative = losses / losses[:, :1, :1]
         late = relative[:, :, -(losses.shape[2] // 4) :].mean(axis=2)
-        found |= {f"{arm.name}_loss": relative, f"{arm.name}_trains": finite & (late < HALF)}
+        found |= {f"{arm.name}_loss": relative, f"{arm.name}_trains": finite & (late < case.trains)}
     return found
+
+
+def _apart(one: Moved, other: Moved) -> np.ndarray:
+    """The distance of two points of an orbit over their size, for each seed.
+
+    Of charges, which say where on the orbit a point is; of matrices the eigenvalues, which rotations leave.
+    """
+
+    def numbers(point: Moved) -> np.ndarray:
+        parts = [np.asarray(charge, np.float64) for charge in point.charges]
+        parts = [np.linalg.eigvalsh(part) if part.ndim == 4 else part for part in parts]
+        return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+
+    return np.linalg.norm(numbers(other) - numbers(one), axis=1) / np.linalg.norm(numbers(one), axis=1)
+
+
+@briefly
+def _flows(case: Case, params: PyTree) -> Array:
+    """‖E ΔC‖ of a step of SGD at the common rate, (seeds, symmetries)."""
+
+    def one(params: PyTree) -> Array:
+        flows = charge_flows(case.probe, params, case.symmetries, ne.SGD(case.common, BATCH))
+        return jnp.stack([jnp.linalg.norm(jnp.ravel(flow)) for flow in flows])
+
+    return jax.vmap(one)(params)
 
 
 def largest(case: Case, trains: np.ndarray) -> np.ndarray:
@@ -206,8 +241,22 @@ def _of_motion(case: Case, arrays: dict[str, np.ndarray]) -> list[Metric]:
     name = f"{case.title}: loss after a motion over that before, worst"
     metrics = [Metric(name, 1, worst, 1 - 1e-3, 1 + 1e-3)]  # float32, factors up to SKEW
     if case.skewed:
-        name = f"{case.title}: equilibria of the usual and the skewed start, distance over norm, worst"
+        name = f"{case.title}: charges at the equilibria of the usual and the skewed start, distance over norm, worst"
         metrics.append(Metric(name, 0, float(arrays[f"{case.name}_apart"].max()), high=1e-3))
+    if case.groups is not None:
+        flows = arrays[f"{case.name}_flow_noise"] / arrays[f"{case.name}_flow_"]
+        count = 1 + 5 * DEPTH  # the last gain with the output; in a layer neurons, both gains, q with k, v with o
+        found = flows.shape[1]
+        metrics += [
+            Metric(f"{case.title}: symmetries found, none declared", count, found, count, count),
+            # Moved until relative flows are below ε^0.7; √ε is left to the rounding of single gradients.
+            Metric(
+                f"{case.title}: E ΔC at the joint equilibrium over that at the start, worst charge",
+                0,
+                float(flows.max()),
+                high=float(np.finfo(np.float32).eps) ** 0.5,
+            ),
+        ]
     return metrics
 
 

@@ -3,15 +3,20 @@
 All runs of a seed see the same minibatches. What moves the parameters changes nothing that the network computes.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 import noise_equilibrium as ne
 from experiments.rebalancing.cases import BATCH, Case, skew
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Arm(NamedTuple):
@@ -54,89 +59,122 @@ def all_arms(case: Case) -> list[Arm]:
     return list(dict.fromkeys(both))
 
 
-@eqx.filter_jit
-def begins(case: Case, start_keys: Array, *, skewed: bool) -> PyTree:
-    """The starts of all seeds, (seeds, 1, …): a place for the rates."""
+class Moved(NamedTuple):
+    """Points of orbits, and what is to be seen of them.
 
-    def one(key: Array) -> PyTree:
-        params = case.start(key)
-        return skew(params, case.symmetries, jax.random.fold_in(key, 1)) if skewed else params
+    Attributes:
+        params: (seeds, …).
+        loss: (seeds,).
+        charges: of each symmetry, (seeds, …).
+    """
 
-    return jax.tree_util.tree_map(lambda leaf: leaf[:, None], jax.vmap(one)(start_keys))
+    params: PyTree
+    loss: Array
+    charges: list[Array]
 
 
-@eqx.filter_jit
-def moved(case: Case, to: str, starts: PyTree, rates: Array) -> PyTree:
-    """The points of the orbits of starts to which an arm moves, (seeds, rates, …), or one for all rates.
+def briefly(function: Callable[P, R]) -> Callable[P, R]:
+    """`filter_jit` for a program that runs for some milliseconds, and need not be a fast one.
+
+    Most of the time of this study is compilation. All that is trained is made of one program for each case, and all
+    that is moved of another.
+    """
+    options = {"xla_backend_optimization_level": 0}
+    return eqx.filter_jit(compiler_options=options)(function)  # pyright: ignore[reportCallIssue]
+
+
+@briefly
+def begins(case: Case, start_keys: Array) -> dict[str, Moved]:
+    """The starts of all seeds, the usual ones and those that are skewed, if there are any."""
+    params = jax.vmap(case.start)(start_keys)
+    found = {"": _seen(case, params)}
+    if case.skewed:
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(start_keys)
+        found["skewed"] = _seen(case, jax.vmap(lambda params, key: skew(params, case.symmetries, key))(params, keys))
+    return found
+
+
+def _seen(case: Case, params: PyTree) -> Moved:
+    charges = [jax.vmap(symmetry.charge)(params) for symmetry in case.symmetries]
+    return Moved(params, jax.vmap(case.excess)(params), charges)
+
+
+def moved(case: Case, to: str, params: PyTree, rate: float) -> Moved:
+    """The points of the orbits to which an arm moves (seeds, …).
+
+    The least weight norm is the equilibrium of decay alone: that of SGD in the limit of small rates, γ being anything.
+    """
+    decay, rate = (1.0, 1e-12) if to == "norm" else (case.probe.weight_decay, rate)
+    return _at_rest(case, params, *(jnp.asarray(number, jnp.float32) for number in (decay, rate)))
+
+
+@briefly
+def _at_rest(case: Case, params: PyTree, decay: Array, rate: Array) -> Moved:
+    problem = ne.Problem(case.probe.loss, case.probe.data, decay)
+    there = jax.vmap(lambda one: case.at_rest(problem, one, ne.SGD(rate, BATCH)))(params)
+    return _seen(case, there)
+
+
+def at_rates(case: Case, to: str, params: Callable[[int], PyTree]) -> PyTree:
+    """The points for each rate of the grid (seeds, rates, …), moved from `params` of its place.
 
     Only with weight decay does the noise equilibrium depend on the learning rate.
     """
-    given = case.symmetries[0] if len(case.symmetries) == 1 else case.symmetries
+    found = [moved(case, to, params(place), rate).params for place, rate in enumerate(case.rates)]
+    return jax.tree_util.tree_map(lambda *leaves: np.stack(leaves, axis=1), *found)
 
-    def one(params: PyTree, rate: Array) -> PyTree:
-        if to == "norm":
-            return ne.move_along(case.probe, params, given, "norm").params
-        return ne.find_equilibrium(case.probe, params, given, ne.SGD(rate, BATCH)).params
 
-    if to == "norm" or not case.decays:
-        rates = rates[:1]
-    of_seed = jax.vmap(one, in_axes=(None, 0))
-    return jax.vmap(lambda params: of_seed(jax.tree_util.tree_map(lambda leaf: leaf[0], params), rates))(starts)
+def _rising(end: tuple[Array, Array, Array], step: Any) -> Array:
+    rate, steps, done = end
+    return rate * jnp.minimum(1, (done + step + 1) / steps)
 
 
 @eqx.filter_jit
-def begin_loss(case: Case, points: PyTree) -> Array:
-    """The loss at points (seeds, rates, …)."""
-    return jax.lax.map(jax.vmap(case.excess), points)
+def _stretch(
+    case: Case, starts: PyTree, keys: Array, rates: Array, warmup: Array, done: Array
+) -> tuple[PyTree, Array, Array]:
+    """k steps of runs side by side: where they end, the loss at the records, and whether all stayed finite."""
+
+    def one(start: PyTree, key: Array, rate: Array) -> tuple[PyTree, Array, Array]:
+        schedule = jax.tree_util.Partial(_rising, (rate, warmup, done))
+        run = ne.simulate(
+            case.training,
+            ne.SGD(schedule, BATCH),
+            start,
+            case.period,
+            key=key,
+            observe={"excess": case.excess},
+            every=case.every,
+        )
+        return run.params, run.observed["excess"], run.diverged_at < 0
+
+    runs = (starts, keys, rates)
+    return jax.lax.map(lambda run: one(*run), runs) if case.in_turn else jax.vmap(one)(*runs)
 
 
-def _rising(end: tuple[Array, Array], step: Any) -> Array:
-    rate, steps = end
-    return rate * jnp.minimum(1, (step + 1) / steps)
-
-
-def one_run(case: Case, start: PyTree, key: Array, rate: Array, *, warm: bool, again: bool) -> tuple[Array, Array]:
-    """The loss at the records of one run, and whether its parameters stayed finite."""
-    observe = {"excess": case.excess}
-    schedule = jax.tree_util.Partial(_rising, (rate, jnp.asarray(case.warmup, rate.dtype)))
-    sgd = ne.SGD(schedule if warm else rate, BATCH)
-    if not again:
-        run = ne.simulate(case.training, sgd, start, case.steps, key=key, observe=observe, every=case.every)
-        return run.observed["excess"], run.diverged_at < 0
-    mover = ne.rebalance(case.probe.loss, case.symmetries, every=1, dynamics=sgd, weight_decay=case.probe.weight_decay)
-
-    def period(last: ne.Trajectory, _: None) -> tuple[ne.Trajectory, Array]:
-        # SGD has no state, so that k steps of it and one motion are the chain of both with every=k.
-        nothing = jax.tree_util.tree_map(jnp.zeros_like, last.params)
-        update = mover.update(nothing, mover.init(last.params), last.params, data=case.probe.data)[0]
-        there = jax.tree_util.tree_map(jnp.add, last.params, update)
-        last = eqx.tree_at(lambda run: run.params, last, there)
-        run = ne.resume(case.training, sgd, last, case.period, observe=observe, every=case.every)
-        return run, run.observed["excess"][1:]
-
-    first = ne.simulate(case.training, sgd, start, case.period, key=key, observe=observe, every=case.every)
-    last, losses = jax.lax.scan(period, first, length=case.steps // case.period - 1)
-    return jnp.append(first.observed["excess"], losses), last.diverged_at < 0
-
-
-@eqx.filter_jit
-def train(case: Case, starts: PyTree, keys: Array, rates: Array, *, warm: bool, again: bool) -> tuple[Array, Array]:
+def train(case: Case, starts: PyTree, keys: Array, *, warm: bool, again: bool) -> tuple[np.ndarray, np.ndarray]:
     """Losses (seeds, rates, records) of independent runs, and whether they stayed finite, (seeds, rates).
 
     Args:
         case: what is trained.
         starts: parameters (seeds, rates, …), or (seeds, 1, …) for all rates.
         keys: of the minibatches, for each seed.
-        rates: the learning rates.
-        warm: whether they are reached by a warmup.
+        warm: whether rates are reached by a warmup.
         again: whether parameters are moved every k steps.
     """
-    shape = len(keys), len(rates)
-
-    def flat(leaf: Array) -> Array:
-        return jnp.broadcast_to(leaf, (*shape, *leaf.shape[2:])).reshape(-1, *leaf.shape[2:])
-
-    runs = jax.tree_util.tree_map(flat, (starts, keys[:, None], rates[None]))
-    one = lambda run: one_run(case, *run, warm=warm, again=again)  # noqa: E731
-    losses, finite = jax.lax.map(one, runs) if case.in_turn else jax.vmap(one)(runs)
-    return losses.reshape(*shape, -1), finite.reshape(shape)
+    shape = len(keys), len(case.rates)
+    params = jax.tree_util.tree_map(lambda leaf: np.broadcast_to(leaf, (*shape, *leaf.shape[2:])), starts)
+    rates = np.broadcast_to(np.array(case.rates, np.float32), shape).ravel()
+    warmup, losses, finite = np.float32(case.warmup if warm else 1), [], np.ones(shape, bool)
+    for done in range(0, case.steps, case.period):
+        if again and done:
+            here = params
+            params = at_rates(case, "noise", lambda place: jax.tree_util.tree_map(lambda leaf: leaf[:, place], here))  # noqa: B023
+        flat = jax.tree_util.tree_map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), params)
+        # Batches of a stretch are those of its key, in all arms.
+        noise = jnp.repeat(jax.vmap(lambda key: jax.random.fold_in(key, done))(keys), shape[1])  # noqa: B023
+        last, seen, stayed = _stretch(case, flat, noise, jnp.asarray(rates), jnp.asarray(warmup), jnp.float32(done))
+        params = jax.tree_util.tree_map(lambda leaf: np.asarray(leaf).reshape(*shape, *leaf.shape[1:]), last)
+        losses.append(np.asarray(seen).reshape(*shape, -1)[..., bool(done) :])
+        finite &= np.asarray(stayed).reshape(shape)
+    return np.concatenate(losses, axis=2), finite

@@ -133,7 +133,8 @@ CAPTIONS = {
         "steps count; green and blue: moved once, at the start; pink: moved every k steps too. Open, dashed: from a "
         "skewed start, every neuron or filter by a random factor up to 4; what is moved is the same from both. In "
         "the linear network all that is moved coincides. A convolutional filter with a normalisation behind it has no "
-        "point of least norm."
+        "point of least norm. The decoder, on source text and moved along all symmetries that are found in it, is in "
+        "the full report only."
     ),
     "real_networks": (
         "Above, a 64–32–32–10 network on digits. Left: charges of four neurons along a run of SGD (blue), as the law "
@@ -210,7 +211,9 @@ DEVIATIONS: dict[str, tuple[tuple[str, str], ...]] = {
     "equalisation": (("no experiment", "beyond the paper; after Nagel et al. (2019)"),),
     "lora": (("no experiment", "beyond the paper"),),
     "optimizers": (("no experiment", "beyond the paper"),),
-    "rebalancing": (("no experiment", "beyond the paper; a linear network, and two small ones on digits, S = 8"),),
+    "rebalancing": (
+        ("no experiment", "beyond the paper; a linear network, two on digits, and a decoder in full, S = 8"),
+    ),
     "representations": (
         ("x isotropic, presumably of unit variance", "σ_x = 0.3, and 1 in the table"),
         ("one set-up for SGD and GD", "SGD on fresh samples at η = 0.01, GD on 8000 samples at 5 times the rate"),

@@ -42,6 +42,8 @@ def _row(row: Row) -> list[str]:
         lines += ["", f"*{beginning}: {words}*"] if words else []
     if result is None:
         return [*lines, "", "**Its study was left out, or broke off.**", ""]
+    if row.left_to_full:
+        return [*lines, "", "**The quick preset leaves it out; the full report has it.**", ""]
     lines += ["", f"[figure]({result.folder.name}/figure.svg), made by `{result.run.command}`", ""]
     lines += ["| measured quantity | predicted | measured | mark | |", "|---|---|---|---|---|"]
     for metric in row.metrics:

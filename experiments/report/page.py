@@ -16,7 +16,9 @@ KINDS = {
     Verdict.REPORTED: "reported",
     Verdict.OUTSIDE: "outside",
     Verdict.MISSING: "reported",
+    Verdict.FULL: "reported",
 }
+SELDOM = (Verdict.OUTSIDE, Verdict.MISSING, Verdict.FULL)  # explained only where there are some
 
 STYLE = """
 :root { --ink: #1b1f24; --soft: #59636e; --line: #d8dee4; --good: #0b6b3a; --bad: #a40e26; --other: #0550ae;
@@ -113,7 +115,8 @@ def _contents(sections: list[tuple[str, list[Row]]]) -> list[str]:
     meaning = [
         f"<li>{_verdict(verdict)} ({sum(row.verdict == verdict for row in rows)}): {escape(says)}</li>"
         for verdict, says in MEANING.items()
-        if verdict not in (Verdict.OUTSIDE, Verdict.MISSING) or any(row.verdict == verdict for row in rows)
+        if verdict not in (Verdict.OUTSIDE, Verdict.MISSING, Verdict.FULL)
+        or any(row.verdict == verdict for row in rows)
     ]
     lines = [
         (
@@ -152,6 +155,10 @@ def _row(row: Row, places: dict[str, str]) -> str:
         parts.append(f'<p class="note">{text(statement.note)}</p>')
     if result is None:
         return "\n".join([*parts, '<p class="note">Its study was left out, or broke off; see the end.</p></article>'])
+    if row.left_to_full:
+        return "\n".join(
+            [*parts, '<p class="note">The quick preset leaves it out; the full report has it.</p></article>']
+        )
     here = places[statement.run] == row.anchor
     if here:
         parts.append(_figure(result))

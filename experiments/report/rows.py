@@ -24,6 +24,7 @@ class Verdict(StrEnum):
     REPORTED = "reported"
     OUTSIDE = "outside its mark"
     MISSING = "not measured"
+    FULL = "in the full report"
 
 
 MEANING = {
@@ -33,6 +34,7 @@ MEANING = {
     Verdict.REPORTED: "measured, and nothing is claimed of it",
     Verdict.OUTSIDE: "a measurement lies outside its mark",
     Verdict.MISSING: "its study was left out, or broke off",
+    Verdict.FULL: "only the full preset measures it",
 }
 
 
@@ -55,6 +57,8 @@ class Row:
         """What became of the statement."""
         if self.result is None:
             return Verdict.MISSING
+        if self.left_to_full:
+            return Verdict.FULL
         if not self.metrics or not all(metric["pass"] for metric in self.metrics):
             return Verdict.OUTSIDE
         if self.statement.fails:
@@ -62,6 +66,12 @@ class Row:
         if self.statement.corrected:
             return Verdict.CORRECTED
         return Verdict.REPORTED if all(reported(metric) for metric in self.metrics) else Verdict.HOLDS
+
+    @property
+    def left_to_full(self) -> bool:
+        """Whether this is a quick run of what the full preset alone measures."""
+        quick = self.result is not None and "--quick" in self.result.run.arguments
+        return quick and self.statement.full and not self.metrics
 
     @property
     def anchor(self) -> str:
@@ -110,15 +120,16 @@ def join(results: Iterable[Result]) -> list[tuple[str, list[Row]]]:
 def _row(statement: Statement, result: Result | None) -> Row:
     if result is None:
         return Row(statement, None, [])
+    row = Row(statement, result, [m for m in result.metrics if m["name"].startswith(statement.metrics)])
     for beginning in statement.metrics:
-        if not any(metric["name"].startswith(beginning) for metric in result.metrics):
+        if not row.left_to_full and not any(metric["name"].startswith(beginning) for metric in row.metrics):
             raise ValueError(f"{statement.label}: no metric of {result.run.name} begins with {beginning!r}.")
-    return Row(statement, result, [m for m in result.metrics if m["name"].startswith(statement.metrics)])
+    return row
 
 
 def figures(sections: list[tuple[str, list[Row]]]) -> dict[str, str]:
     """For every run the anchor of the row that shows its figure: the one it belongs to, else the first."""
-    rows, places = [row for _, found in sections for row in found], {}
+    rows, places = [row for _, found in sections for row in found if not row.left_to_full], {}
     for row in [*(row for row in rows if row.whole), *rows]:
         places.setdefault(row.statement.run, row.anchor)
     return places
