@@ -40,20 +40,21 @@ demo: ## a small version of Figure 2, and a page on a small network and real dat
 
 # Most of the time of these tests is compilation, so LLVM optimises nothing. What single precision does, and the last bit,
 # depend on how programs are optimised: those tests have programs as users get them, and so has `make test-all`.
-UNOPTIMISED := --xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0
+UNOPTIMISED := XLA_FLAGS="--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0"
+FAST := not (slow or float32 or optimised)
 
 test: venv ## run the tests, without the slow ones
-	XLA_FLAGS="$(UNOPTIMISED)" $(RUN) pytest -n $(WORKERS) -m "not (slow or float32 or optimised)"
+	$(UNOPTIMISED) $(RUN) pytest -n $(WORKERS) -m "$(FAST)"
 	$(RUN) pytest -n $(WORKERS) -m "(float32 or optimised) and not slow"
 
 test-all: venv ## run all tests, slow ones included
 	$(RUN) pytest -n $(WORKERS)
 
 shapes: venv ## run some tests again with every shape in the annotations checked
-	$(RUN) pytest -n $(WORKERS) -m "not slow" --jaxtyping-packages=noise_equilibrium,shapes.checked $(SHAPES)
+	$(UNOPTIMISED) $(RUN) pytest -n $(WORKERS) -m "$(FAST)" --jaxtyping-packages=noise_equilibrium,shapes.checked $(SHAPES)
 
 doctest: venv ## run the examples in the docstrings
-	JAX_ENABLE_X64=1 JAX_PLATFORMS="$${JAX_PLATFORMS:-cpu}" $(RUN) pytest --doctest-modules noise_equilibrium
+	$(UNOPTIMISED) JAX_ENABLE_X64=1 JAX_PLATFORMS="$${JAX_PLATFORMS:-cpu}" $(RUN) pytest --doctest-modules noise_equilibrium
 
 docs: ## build the documentation into build/site; a broken link or reference is an error
 	$(call install,$(DOCUMENTING))

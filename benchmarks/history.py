@@ -30,7 +30,7 @@ def run(name: str, arguments: list[str]) -> Path:
         SystemExit: if the benchmark fails; nothing is kept then.
     """
     command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
-    lines = []
+    lines = [f"$ python -m benchmarks.{' '.join([name, *arguments])}\n"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout or ():
             print(line, end="", flush=True)

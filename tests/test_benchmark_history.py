@@ -25,7 +25,7 @@ def test_a_result_is_kept_and_one_is_not_enough_to_compare(tmp_path, monkeypatch
     monkeypatch.setattr(history, "RESULTS", tmp_path)
     monkeypatch.setattr(history.sys, "executable", "echo")
     kept = history.run("draws", ["3"])
-    assert kept.read_text() == "-m benchmarks.draws 3\n"
+    assert kept.read_text() == "$ python -m benchmarks.draws 3\n-m benchmarks.draws 3\n"  # what was run, and what it printed
     with pytest.raises(SystemExit, match="1 results of draws"):
         history.main(["compare", "draws"])
 
