@@ -63,7 +63,7 @@ def draw(arrays: dict[str, np.ndarray]) -> Figure:
             plots.theory(axes, time, path, "valley_drift")
             axes.set(xlabel="$2\\sigma^2 t$", ylabel=label, title=TITLES[name])
             axes.legend(loc="best")
-        _heads(*panels[3], arrays)
+        _heads(panels[3][0], panels[3][1], arrays)
     return drawing
 
 

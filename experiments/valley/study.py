@@ -198,7 +198,8 @@ def turning_heads(preset: Preset, seed: int, key: jax.Array) -> tuple[list[Metri
         ]
         times = [heads.TIME * heads.RATE / 2**half for half in (0, 1)]  # 2σ²t with S = 1
         speeds = [angles[:, -1] / time for angles, time in zip(seen, times, strict=True)]
-        runs = limit(*speeds)
+        coarse, fine = speeds
+        runs = limit(coarse, fine)
         metrics += [
             within(
                 f"heads: turning of {name} per unit of 2σ²t",
@@ -212,8 +213,8 @@ def turning_heads(preset: Preset, seed: int, key: jax.Array) -> tuple[list[Metri
             if found.alive[place]
         ]
         # The heads' angles scatter differently: weighted by what is known of each.
-        weights = np.where(found.alive, omega / np.where(found.alive, speeds[1].var(axis=0), 1), 0)
-        along = limit(*(speed @ weights / (omega @ weights) for speed in speeds))
+        weights = np.where(found.alive, omega / np.where(found.alive, fine.var(axis=0), 1), 0)
+        along = limit(coarse @ weights / (omega @ weights), fine @ weights / (omega @ weights))
         metrics.append(
             within(
                 "heads: turning of all over that predicted",
