@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -87,45 +87,84 @@ def source_windows(count: int, seed: int) -> Array:
     return jnp.asarray(tokens[: len(tokens) // (LENGTH + 1) * (LENGTH + 1)].reshape(-1, LENGTH + 1)[places], jnp.int32)
 
 
-def decoder_logits(params: dict[str, Any], tokens: Array) -> Array:
-    """A pre-norm decoder: attention of HEADS heads and ReLU neurons in every layer; no word on symmetries."""
+def decoder_logits(
+    params: dict[str, Any],
+    tokens: Array,
+    heads: int = HEADS,
+    floor: float = 1e-6,
+) -> Array:
+    """A pre-norm decoder: attention of some heads and ReLU neurons in every layer; no word on symmetries.
+
+    Args:
+        params: see `decoder_start`; of any sizes, and without gains or neurons if there are none.
+        tokens: (length,).
+        heads: of every layer.
+        floor: what is added to the mean square that a normalisation divides by.
+    """
+    length = len(tokens)
     x = params["in"][tokens] + params["place"]
-    mask = jnp.tril(jnp.ones((LENGTH, LENGTH), bool))
+    mask = jnp.tril(jnp.ones((length, length), bool))
     for layer in params["layers"]:
-        q, k, v = ((_normed(x, layer["gain1"]) @ layer[name].T).reshape(LENGTH, HEADS, -1) for name in "qkv")
-        scores = jnp.einsum("thd,shd->hts", q, k) / (WIDTH // HEADS) ** 0.5
+        normed = _normed(x, layer.get("gain1", 1.0), floor)
+        q, k, v = ((normed @ layer[name].T).reshape(length, heads, -1) for name in "qkv")
+        scores = jnp.einsum("thd,shd->hts", q, k) / q.shape[-1] ** 0.5
         weights = jax.nn.softmax(jnp.where(mask, scores, -1e30), -1)
-        x = x + jnp.einsum("hts,shd->thd", weights, v).reshape(LENGTH, WIDTH) @ layer["o"].T
-        x = x + jax.nn.relu(_normed(x, layer["gain2"]) @ layer["up"].T + layer["bias"]) @ layer["down"].T
-    return _normed(x, params["gain"]) @ params["out"].T
+        x = x + jnp.einsum("hts,shd->thd", weights, v).reshape(length, -1) @ layer["o"].T
+        if "up" in layer:
+            x = (
+                x
+                + jax.nn.relu(_normed(x, layer.get("gain2", 1.0), floor) @ layer["up"].T + layer["bias"])
+                @ layer["down"].T
+            )
+    return _normed(x, params.get("gain", 1.0), floor) @ params["out"].T
 
 
-def _normed(x: Array, gain: Array) -> Array:
-    return x * jax.lax.rsqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-6) * gain
+def _normed(x: Array, gain: Array | float, floor: float) -> Array:
+    return x * jax.lax.rsqrt(jnp.mean(x**2, -1, keepdims=True) + floor) * gain
 
 
-def decoder_loss(params: dict[str, Any], tokens: Array) -> Array:
-    """The mean softmax loss of the next byte."""
-    logits = jax.nn.log_softmax(decoder_logits(params, tokens[:-1]))
+class Sizes(NamedTuple):
+    """Those of a decoder.
+
+    Attributes:
+        width: of the stream.
+        inside: dimensions of all heads of a layer together.
+        neurons: of a layer; without any it is attention alone.
+        length: of the windows.
+        words: how many there are.
+    """
+
+    width: int = WIDTH
+    inside: int = WIDTH
+    neurons: int = 4 * WIDTH
+    length: int = LENGTH
+    words: int = WORDS
+
+
+USUAL = Sizes()
+
+
+def decoder_loss(params: dict[str, Any], tokens: Array, **options: Any) -> Array:
+    """The mean softmax loss of the next byte; options of `decoder_logits`."""
+    logits = jax.nn.log_softmax(decoder_logits(params, tokens[:-1], **options))
     return -jnp.mean(jnp.take_along_axis(logits, tokens[1:, None], -1))
 
 
-def decoder_start(key: Array, depth: int = 2) -> dict[str, Any]:
+def decoder_start(key: Array, depth: int = 2, sizes: Sizes = USUAL) -> dict[str, Any]:
     """The decoder of so many layers at its start."""
+    width, inside, neurons, length, words = sizes
     keys = iter(jax.random.split(key, 3 + 6 * depth))
 
     def matrix(rows: int, columns: int) -> Array:
         return jax.random.normal(next(keys), (rows, columns)) / columns**0.5
 
     def layer() -> dict[str, Array]:
-        wide = 4 * WIDTH
-        return {name: matrix(WIDTH, WIDTH) for name in "qkvo"} | {
-            "up": matrix(wide, WIDTH),
-            "bias": jnp.zeros(wide),
-            "down": matrix(WIDTH, wide),
-            "gain1": jnp.ones(WIDTH),
-            "gain2": jnp.ones(WIDTH),
-        }
+        attention = {name: matrix(inside, width) for name in "qkv"}
+        attention |= {"o": matrix(width, inside), "gain1": jnp.ones(width)}
+        if not neurons:
+            return attention
+        up, down = matrix(neurons, width), matrix(width, neurons)
+        return {**attention, "up": up, "bias": jnp.zeros(neurons), "down": down, "gain2": jnp.ones(width)}
 
-    around = {"in": matrix(WORDS, WIDTH), "place": matrix(LENGTH, WIDTH), "out": matrix(WORDS, WIDTH)}
-    return {**around, "gain": jnp.ones(WIDTH), "layers": [layer() for _ in range(depth)]}
+    around = {"in": matrix(words, width), "place": matrix(length, width), "out": matrix(words, width)}
+    return {**around, "gain": jnp.ones(width), "layers": [layer() for _ in range(depth)]}

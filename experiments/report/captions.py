@@ -75,7 +75,8 @@ CAPTIONS = {
         "predicted for six tasks (grey) and another (crosses), measured in that one (blue, two standard errors); "
         "and where SGD is after some time, from either start: 0 is the noise equilibrium, 1 where it settles. "
         "Below: valleys without a symmetry, mean of SGD at η and η/2 (blue) along the path of `valley_drift` "
-        "(black)."
+        "(black). Right: how fast the heads of a small trained decoder turn (crosses), and the mean of short runs "
+        "of SGD (blue, two standard errors), which the full preset makes."
     ),
     "stationary_law": (
         "ℓ = (u w x − y)². Histograms of v = uw over many runs of SGD (blue) or of the SDE (orange, for inputs that "

@@ -272,7 +272,8 @@ SECTIONS = (
                 ("settle", "valley_drift", "exact.two_layer_equilibrium"),
                 "valley",
                 ("turning", "isotropic label noise", "Σ_x and Σ_ε commute", "spread", "predicted shift"),
-                "The paper has no rotation. At the spread 4 of the tasks of Figure 2 the shift is about 1 %.",
+                "The paper has no rotation. At the spread 4 of the tasks of Figure 2 the shift is about 1 %, at "
+                "256 tens of per cent.",
             ),
             Statement(
                 "Eq. (14), Figure 2",
@@ -569,6 +570,16 @@ SECTIONS = (
                 "valley",
                 ("bent valley", "sparse", "tanh"),
                 "Katzenberger's limit theorem; for SGD Li, Wang and Arora (2022).",
+            ),
+            Statement(
+                "Heads that turn",
+                "SGD turns both factors of a query–key or value–output block by Ω, {Ω, N} = −2K, per unit of time, "
+                "though no gradient has a part along the turn: at a minimum with decay, of a small decoder of text.",
+                ("valley_drift", "valley_motion", "find_symmetries"),
+                "valley",
+                ("heads",),
+                "One layer of attention, two heads of two dimensions, smooth and without gains. Short runs of SGD "
+                "measure it in the full preset; the quick one counts the flat directions and predicts.",
             ),
             Statement(
                 "Stationary law of a balanced product",

@@ -1,6 +1,7 @@
-"""The figure: the turning of the hidden axis, where SGD settles, and three paths along valleys without a symmetry."""
+"""The figure: how a hidden axis and heads turn, where SGD settles, and paths along valleys without a symmetry."""
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from noise_equilibrium import plots
@@ -14,8 +15,8 @@ TITLES = {
 
 
 def draw(arrays: dict[str, np.ndarray]) -> Figure:
-    """Orbits above, other valleys below."""
-    with plots.figure(11, 6.2, columns=3) as (drawing, columns):
+    """Orbits above, other valleys below, heads on the right."""
+    with plots.figure(14, 6.2, columns=4) as (drawing, columns):
         panels = [column.subplots(2, 1) for column in columns]
         axes, time = panels[0][0], arrays["angle_time"]
         for name, series in (("anisotropic", plots.SGD), ("isotropic", plots.SDE)):
@@ -55,14 +56,43 @@ def draw(arrays: dict[str, np.ndarray]) -> Figure:
         )
         axes.legend(loc="upper left", fontsize=7.5)
 
-        for (name, label), column in zip(VIEWS.items(), panels, strict=True):
+        for (name, label), column in zip(VIEWS.items(), panels[:3], strict=True):
             axes, (time, path, coarse, fine) = column[1], arrays[f"path_{name}"]
             axes.plot(time, coarse, color=plots.SGD.color, ls=(0, (1.5, 1.5)), label="SGD, mean, $\\eta$")
             axes.plot(time, fine, color=plots.SGD.color, label="SGD, mean, $\\eta/2$")
             plots.theory(axes, time, path, "valley_drift")
             axes.set(xlabel="$2\\sigma^2 t$", ylabel=label, title=TITLES[name])
             axes.legend(loc="best")
+        _heads(panels[3][0], panels[3][1], arrays)
     return drawing
+
+
+def _heads(above: Axes, below: Axes, arrays: dict[str, np.ndarray]) -> None:
+    """Ω of every block of a decoder, and the angle of the fastest; in the quick preset the predictions alone."""
+    predicted = arrays["heads_predicted"]
+    place = np.arange(len(predicted))
+    above.axhline(0, color="0.7", lw=0.8)
+    above.plot(place, predicted, "x", color="black", ms=8, label="predicted")
+    names = [str(name).replace(", ", "\n").replace("–", "–\n") for name in arrays["heads_names"]]
+    above.set(
+        xticks=place, xticklabels=names, xlim=(-0.5, len(place) - 0.5), ylabel="$\\Omega$ per unit of $2\\sigma^2t$"
+    )
+    above.set_title("heads of a decoder turn")
+    if "heads_measured" in arrays:
+        value, error = arrays["heads_measured"]
+        style = {"color": plots.SGD.color, "fmt": plots.SGD.marker, "ms": 5}
+        above.errorbar(place + 0.12, value, 2 * error, **style, label="SGD, $\\eta\\to0$")
+        fastest, time = int(np.argmax(np.abs(predicted))), arrays["heads_time"]
+        angle = arrays["heads_angles"][:, :, fastest]
+        mean, error = angle.mean(axis=0), angle.std(axis=0, ddof=1) / len(angle) ** 0.5
+        below.errorbar(time, mean, 2 * error, **style, label="SGD, mean, $\\eta/2$")
+        plots.theory(below, time, predicted[fastest] * time, "$\\Omega t$, predicted")
+        below.set(xlabel="$2\\sigma^2 t$", ylabel="angle", title=str(arrays["heads_names"][fastest]))
+        below.legend(loc="best")
+    else:
+        below.axis("off")
+        below.text(0.5, 0.5, "SGD of the decoder:\nin the full preset", ha="center", va="center")
+    above.legend(loc="best", fontsize=7.5)
 
 
 def _legend_once(axes: object, place: str) -> None:

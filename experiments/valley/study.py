@@ -16,13 +16,13 @@ from tqdm import tqdm
 
 from experiments._extrapolate import limit
 from experiments._metrics import Metric, within
-from experiments.valley import networks
+from experiments.valley import heads, networks
 from experiments.valley.figure import draw
 from experiments.valley.valleys import RECORDS, drift_path, sgd_paths, valleys
 
-SPREADS = (4.0, 16.0, 64.0)
+SPREADS = (4.0, 16.0, 64.0, 256.0)
 TASKS = 6  # of each spread, for the prediction alone
-TURNING_TIME, ENDS_TIME = 6.0, 8.0  # in units of 1/(2σ²); at spread 64 the slowest relaxation takes ten
+TURNING_TIME, ENDS_TIME = 6.0, 8.0  # in units of 1/(2σ²); at wide spreads the slowest relaxation takes more
 
 
 @dataclass(frozen=True)
@@ -33,23 +33,26 @@ class Preset:
         turning: the larger learning rate of the runs that turn.
         ends: of those that settle.
         seeds: independent runs of each kind and learning rate.
+        heads: runs of the decoder at each learning rate; without any its turns are predicted and no more.
     """
 
     turning: float = 0.01
     ends: float = 0.008
     seeds: int = 128
+    heads: int = 1024
 
 
 FULL = Preset()
-QUICK = Preset(turning=0.016, ends=0.012, seeds=64)
+QUICK = Preset(turning=0.016, ends=0.012, seeds=64, heads=0)
 
 
 def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray], Figure]:
     """The metrics, the arrays behind the figure, and the figure."""
     preset = QUICK if quick else FULL
     with jax.enable_x64(True):
-        keys = jax.random.split(jax.random.key(seed), 3)
-        found = [part(preset, seed, key) for part, key in zip((turning, settling, paths), tqdm(keys), strict=True)]
+        keys = jax.random.split(jax.random.key(seed), 4)
+        parts = turning, settling, paths, turning_heads
+        found = [part(preset, seed, key) for part, key in zip(parts, tqdm(keys), strict=True)]
     metrics = [metric for some, _ in found for metric in some]
     arrays = {name: values for _, some in found for name, values in some.items()}
     return metrics, arrays, draw(arrays)
@@ -117,13 +120,9 @@ def settling(preset: Preset, seed: int, key: jax.Array) -> tuple[list[Metric], d
         shares.append(row)
     tasks = np.random.default_rng([seed, 2])
     predicted = np.array(
-        [
-            [spread, networks.relative_shift(networks.generic(tasks, spread))]
-            for spread in (*SPREADS, 256.0)
-            for _ in range(TASKS)
-        ]
+        [[spread, networks.relative_shift(networks.generic(tasks, spread))] for spread in SPREADS for _ in range(TASKS)]
     )
-    median = {spread: float(np.median(predicted[predicted[:, 0] == spread, 1])) for spread in (*SPREADS, 256.0)}
+    median = {spread: float(np.median(predicted[predicted[:, 0] == spread, 1])) for spread in SPREADS}
     metrics += [
         Metric(f"predicted shift of the Grams at spread {spread:g}, median of {TASKS} tasks", None, value)
         for spread, value in median.items()
@@ -164,6 +163,72 @@ def paths(preset: Preset, seed: int, key: jax.Array) -> tuple[list[Metric], dict
                 *(np.asarray(look(jnp.asarray(half.mean(axis=0)))) for half in seen),
             ]
         )
+    return metrics, arrays
+
+
+def turning_heads(preset: Preset, seed: int, key: jax.Array) -> tuple[list[Metric], dict[str, np.ndarray]]:
+    """Ω of every head of a decoder; in the full preset against `valley_drift` and short runs of SGD."""
+    one = heads.trained(seed)
+    found = heads.predict(one)
+    omega, size = found.omega, float(np.linalg.norm(found.omega))
+    metrics = [
+        Metric("heads: directions without curvature", found.directions, found.flat, found.directions, found.directions),
+        Metric("heads: steepest over softest curvature", None, found.steepest / found.softest),
+    ]
+    metrics += [
+        Metric(
+            f"heads: radians that {name} turns in 10⁵ steps of η = {heads.RATE:g}", None, value * heads.RATE**2 * 1e5
+        )
+        for name, value in zip(one.names, omega, strict=True)
+    ]
+    arrays = {"heads_names": np.array(one.names), "heads_predicted": omega}
+    if preset.heads:
+        by_drift, left, far = heads.drift(one, found)
+        # Rounding turns the valley by ε h/h₀, h₀ the softest curvature across it, and changes Cov by as much of itself.
+        rounding = 10 * float(np.finfo(np.float64).eps) * found.steepest / found.softest
+        apart = float(np.linalg.norm(by_drift - omega)) / size
+        metrics += [
+            Metric("heads: ‖∇L_γ‖/(h‖θ‖) where the decoder was trained to", 0, far, high=1e-10),
+            Metric("heads: Ω of `valley_drift` against Tr[R Cov H]", 0, apart, high=rounding),
+            Metric("heads: share of `valley_drift` that is no turn", 0, left, high=rounding),
+        ]
+        seen = [
+            heads.turns(one, found, heads.RATE / 2**half, preset.heads, jax.random.fold_in(key, half))
+            for half in (0, 1)
+        ]
+        times = [heads.TIME * heads.RATE / 2**half for half in (0, 1)]  # 2σ²t with S = 1
+        speeds = [angles[:, -1] / time for angles, time in zip(seen, times, strict=True)]
+        coarse, fine = speeds
+        runs = limit(coarse, fine)
+        metrics += [
+            within(
+                f"heads: turning of {name} per unit of 2σ²t",
+                float(omega[place]),
+                float(runs.value[place]),
+                float(runs.error[place]),
+                # Ω is a difference, Cov H − H Cov, and that of one head may be small beside what is expanded in η.
+                bias=float(2 * runs.first[place] ** 2 / size),
+            )
+            for place, name in enumerate(one.names)
+            if found.alive[place]
+        ]
+        # The heads' angles scatter differently: weighted by what is known of each.
+        weights = np.where(found.alive, omega / np.where(found.alive, fine.var(axis=0), 1), 0)
+        along = limit(coarse @ weights / (omega @ weights), fine @ weights / (omega @ weights))
+        metrics.append(
+            within(
+                "heads: turning of all over that predicted",
+                1.0,
+                float(along.value),
+                float(along.error),
+                bias=along.remainder(1.0),
+            )
+        )
+        arrays |= {
+            "heads_measured": np.stack([runs.value, runs.error]),
+            "heads_time": np.linspace(0, times[1], heads.RECORDS + 1),
+            "heads_angles": seen[1],
+        }
     return metrics, arrays
 
 
