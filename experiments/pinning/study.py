@@ -159,7 +159,8 @@ def predicted(case: Case, problem: ne.Problem, minimum: Params, rate: float) -> 
     zero = charge(minimum)
     noise = minimum if "v" in minimum else ne.find_equilibrium(problem, minimum, case.symmetry, law).params
     unit = charge(noise) - (0 if "v" in minimum else zero)  # a scale of its own has no equilibrium of the noise
-    least = mean_charge(case, problem, least_entropic(problem, rest, law), law)
+    traced = jnp.asarray(rate, jnp.float64)  # for one program of all rates
+    least = mean_charge(problem, least_entropic(problem, rest, traced), traced, case.symmetry)
     places = {"orbit": (charge(rest) - zero) / unit, "all": (least - zero) / unit}
     if "b" in minimum:
         whole = ne.find_equilibrium(problem, minimum, WHOLE, law).params
@@ -167,25 +168,28 @@ def predicted(case: Case, problem: ne.Problem, minimum: Params, rate: float) -> 
     return {"number": pins.number, "kappa": pins.noise + pins.loss, "zero": zero, "unit": unit, **places}
 
 
-def least_entropic(problem: ne.Problem, start: Params, law: ne.SGD) -> Params:
+@eqx.filter_jit
+def least_entropic(problem: ne.Problem, start: Params, rate: Array) -> Params:
     """The least entropic loss near a point."""
     flat, unflatten = ne.flatten(start)
 
     def objective(flat: Array, _: Any) -> Array:
-        return ne.entropic_loss(problem, unflatten(flat), law)
+        return ne.entropic_loss(problem, unflatten(flat), ne.SGD(rate, 1))
 
     solver = optx.BFGS(rtol=1e-9, atol=1e-9)
     return unflatten(optx.minimise(objective, solver, flat, max_steps=2000, throw=False).value)
 
 
-def mean_charge(case: Case, problem: ne.Problem, centre: Params, law: ne.SGD) -> Array:
+@eqx.filter_jit
+def mean_charge(problem: ne.Problem, centre: Params, rate: Array, symmetry: ne.Symmetry) -> Array:
     """C at the least entropic loss F, and what SGD spreads around it: Tr[A Cov], HCov + CovH = 2σ²Σ, H = ∇²F."""
     flat, unflatten = ne.flatten(centre)
+    law = ne.SGD(rate, 1)
     hessian = jax.hessian(lambda flat: ne.entropic_loss(problem, unflatten(flat), law))(flat)
-    generator = jax.hessian(lambda flat: case.symmetry.charge(unflatten(flat)))(flat) / 2
+    generator = jax.hessian(lambda flat: symmetry.charge(unflatten(flat)))(flat) / 2
     eye, sigma = jnp.eye(len(flat)), ne.gradient_covariance(problem, centre)
     spread = jnp.linalg.solve(jnp.kron(hessian, eye) + jnp.kron(eye, hessian), 2 * law.noise_scale * sigma.ravel())
-    return case.symmetry.charge(centre) + jnp.vdot(generator.ravel(), spread)
+    return symmetry.charge(centre) + jnp.vdot(generator.ravel(), spread)
 
 
 def at_rate(
