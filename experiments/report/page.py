@@ -115,8 +115,7 @@ def _contents(sections: list[tuple[str, list[Row]]]) -> list[str]:
     meaning = [
         f"<li>{_verdict(verdict)} ({sum(row.verdict == verdict for row in rows)}): {escape(says)}</li>"
         for verdict, says in MEANING.items()
-        if verdict not in (Verdict.OUTSIDE, Verdict.MISSING, Verdict.FULL)
-        or any(row.verdict == verdict for row in rows)
+        if verdict not in SELDOM or any(row.verdict == verdict for row in rows)
     ]
     lines = [
         (

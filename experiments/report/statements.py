@@ -572,14 +572,24 @@ SECTIONS = (
                 "Katzenberger's limit theorem; for SGD Li, Wang and Arora (2022).",
             ),
             Statement(
+                "What is flat in a decoder",
+                "At a minimum with decay nothing is flat but rotations: those of every query–key and value–output "
+                "block, and those of the stream.",
+                ("find_symmetries",),
+                "valley",
+                ("heads: directions", "heads: steepest", "heads: radians"),
+                "One layer of attention, two heads of two dimensions, smooth and without gains. How far the blocks "
+                "turn is predicted.",
+            ),
+            Statement(
                 "Heads that turn",
                 "SGD turns both factors of a query–key or value–output block by Ω, {Ω, N} = −2K, per unit of time, "
                 "though no gradient has a part along the turn: at a minimum with decay, of a small decoder of text.",
                 ("valley_drift", "valley_motion", "find_symmetries"),
                 "valley",
-                ("heads",),
-                "One layer of attention, two heads of two dimensions, smooth and without gains. Short runs of SGD "
-                "measure it in the full preset; the quick one counts the flat directions and predicts.",
+                ("heads: turning", "heads: ‖", "heads: Ω", "heads: share"),
+                "The decoder of the statement before; short runs of SGD.",
+                full=True,
             ),
             Statement(
                 "Stationary law of a balanced product",
