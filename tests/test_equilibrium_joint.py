@@ -9,6 +9,7 @@ import pytest
 from problems import status
 
 import noise_equilibrium as ne
+from noise_equilibrium._equilibrium import _turns
 
 NOISE_SCALE = 0.05
 
@@ -393,3 +394,33 @@ def test_matrices_on_one_axis_commute_with_nothing_else_there():
     for other in (ne.neuron_rescaling((layer(1), 1), (layer(0), 0)), rotation):
         with pytest.raises(ValueError, match=r"two symmetries act on axis 1 of params\[1\].* do not commute"):
             ne.find_equilibrium(problem, start, [rotation, other], NOISE_SCALE)
+
+
+def _chain(p, z):
+    return (p["u"] * p["v"] * p["w"] - z) ** 2
+
+
+CHAIN = [ne.rescaling(lambda p: p["u"], lambda p: p["v"]), ne.rescaling(lambda p: p["v"], lambda p: p["w"])]
+
+
+def test_a_sweep_is_traced_once_where_nothing_is_differentiated(monkeypatch):
+    traced, sweep = [], _turns._sweep
+    monkeypatch.setattr(_turns, "_sweep", lambda *parts: traced.append(1) or sweep(*parts))
+    start = {name: jnp.array(value) for name, value in (("u", 2.0), ("v", 0.5), ("w", 1.5))}
+    problem = ne.Problem(lambda p, z: _chain(p, z), jnp.array([0.5, 1.0, 2.5]))  # a loss of its own: nothing is cached
+    jax.make_jaxpr(lambda p: ne.find_equilibrium(problem, p, CHAIN, 0.01).params)(start)
+    assert len(traced) == 1
+
+
+@pytest.mark.slow
+def test_the_value_beside_a_derivative_is_that_without_one():
+    start = {name: jnp.array(value) for name, value in (("u", 2.0), ("v", 0.5), ("w", 1.5))}
+    problem = ne.Problem(_chain, jnp.array([0.5, 1.0, 2.5]))
+
+    def end(p):
+        return ne.find_equilibrium(problem, p, CHAIN, 0.01).params
+
+    alone = end(start)
+    beside, _ = jax.jvp(end, (start,), (jax.tree_util.tree_map(jnp.ones_like, start),))
+    for name in start:
+        np.testing.assert_allclose(beside[name], alone[name], rtol=1e-12)

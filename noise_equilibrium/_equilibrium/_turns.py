@@ -93,11 +93,7 @@ def search(ground: Ground, arrays: list[Array], symmetries: Groups, law: ChargeL
     def sweep(state: Search) -> Search:
         return _sweep(ground, symmetries, law, turns, state)
 
-    start = _at(arrays, symmetries)
-    first = start
-    for _ in range(FIRST_SWEEPS):  # not a scan, whose derivative of a gradient forgets what is held constant inside
-        first = sweep(first)
-    end = _iterate(sweep, _unmoved(first, start))
+    first, end = _swept(sweep, _at(arrays, symmetries))
     # From where derivatives are known: the remaining motions as constants, and what the theorem says of their changes.
     rest = jax.lax.stop_gradient((end.motions, end.elements))
     arrays = _moved(ground, symmetries, first.arrays, rest[0])
@@ -212,19 +208,45 @@ def _relative_flow(moments: AbstractMoments, law: ChargeLaw) -> Array:
     return relative_flow(*law.sides(moments))
 
 
-def _iterate(sweep: Callable[[Search], Search], start: Search) -> Search:
-    """Sweeps until the flow is small; a constant for derivatives, whatever the sweep closes over."""
-    # A `while` loop has no derivative in reverse, and these motions need none: `_correction` has what they leave out.
+def _swept(sweep: Callable[[Search], Search], start: Search) -> tuple[Search, Search]:
+    """Where sweeps of which derivatives are known lead, and from there the end, a constant for derivatives.
+
+    Where nothing is differentiated the first is the start: one loop, in which a sweep is compiled once instead of
+    FIRST_SWEEPS + 1 times.
+    """
     pure, numbers = jax.closure_convert(sweep, start)
-    start, numbers = jax.lax.stop_gradient((start, numbers))
+
+    @jax.custom_jvp
+    def swept(start: Search, numbers: list[Array]) -> tuple[Search, Search]:
+        return start, _iterate(lambda state: pure(state, *numbers), start)
+
+    @swept.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        return jax.jvp(differentiable, primals, tangents)
+
+    def differentiable(start: Search, numbers: list[Array]) -> tuple[Search, Search]:
+        first = start
+        for _ in range(FIRST_SWEEPS):  # not a scan, whose derivative of a gradient forgets what is held constant inside
+            first = pure(first, *numbers)
+        # A `while` loop has no derivative in reverse, and these motions need none: `_correction` has what they leave
+        # out.
+        constant, fixed = jax.lax.stop_gradient((_unmoved(first, start), numbers))
+        return first, _iterate(lambda state: pure(state, *fixed), constant)
+
+    return swept(start, numbers)
+
+
+def _iterate(sweep: Callable[[Search], Search], start: Search) -> Search:
+    """Sweeps until the flow is small, and at least the first ones."""
     eps = jnp.finfo(start.flow.dtype).eps
     # A motion below some roundings of the parameters themselves changes nothing that they can hold.
     resting = 4 * max(jnp.finfo(array.dtype).eps for array in start.arrays)
 
     def goes_on(state: Search) -> Array:
-        return (state.flow > eps**0.7) & (state.step > resting) & (state.sweeps < MAX_SWEEPS)
+        moving = (state.flow > eps**0.7) & (state.step > resting) & (state.sweeps < MAX_SWEEPS)
+        return moving | (state.sweeps < FIRST_SWEEPS)
 
-    return jax.lax.while_loop(goes_on, lambda state: pure(state, *numbers), start)
+    return jax.lax.while_loop(goes_on, sweep, start)
 
 
 def _correction(ground: Ground, arrays: list[Array], symmetries: Groups, law: ChargeLaw) -> list[Array]:
