@@ -162,6 +162,21 @@ def test_a_run_is_made_in_a_process_and_moved_when_complete(tmp_path, monkeypatc
         assert results[0].seconds > 0
 
 
+@pytest.mark.parametrize("chosen", [None, "elsewhere"])
+def test_the_runs_of_a_report_share_their_compiled_programs(tmp_path, monkeypatch, chosen):
+    (tmp_path / "root" / "experiments").mkdir(parents=True)
+    (tmp_path / "root" / "experiments" / "__init__.py").touch()
+    source = "import os; print(os.environ['JAX_COMPILATION_CACHE_DIR'])"
+    (tmp_path / "root" / "experiments" / "__main__.py").write_text(source)
+    monkeypatch.setattr(running, "ROOT", tmp_path / "root")
+    monkeypatch.setattr(running, "sources", lambda study: [])
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    if chosen:
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", chosen)
+    _, failures = make([Run("one", ("one",)), Run("two", ("two",))], tmp_path, 1)
+    assert failures == dict.fromkeys(("one", "two"), f"{chosen or tmp_path / '.compiled'}\n")
+
+
 def test_a_run_whose_code_changes_meanwhile_is_not_kept(tmp_path, monkeypatch):
     one = tmp_path / "one.py"
     one.write_text("x = 1")

@@ -99,13 +99,12 @@ def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray],
             sgd = settle(problem, network, starts, noise_keys[1], preset.longest)
             arrays |= {f"{name}_sgd_{what}": value for what, value in sgd.items()}
             bar.update()
-            for case, dynamics, steps in (
-                ("gd", ne.GD(RATE), preset.gd_steps),
-                ("gd_short", ne.GD(RATE), preset.drift_steps),
-                ("gd_quarter", ne.GD(RATE / 4), 4 * preset.drift_steps),
-            ):
-                seen, _ = balance(problem, dynamics, network, starts, noise_keys[1], steps)
-                arrays |= {f"{name}_{case}_{what}": np.asarray(value) for what, value in seen.items()}
+            gd, _ = balance(problem, ne.GD(RATE), network, starts, noise_keys[1], preset.gd_steps)
+            arrays |= {f"{name}_gd_{what}": np.asarray(value) for what, value in gd.items()}
+            bar.update()
+            for case, share in (("gd", 1), ("gd_quarter", 4)):  # of the learning rate, over the same time
+                moved = drift(problem, ne.GD(RATE / share), network, starts, noise_keys[1], share * preset.drift_steps)
+                arrays[f"{name}_{case}_moved"] = np.asarray(moved)
                 bar.update()
     return _metrics(arrays), arrays, draw(arrays, tuple(HEADS))
 
@@ -199,6 +198,16 @@ def balance(
     return {**runs.observed["all"], "time": runs.time}, runs.params
 
 
+@eqx.filter_jit
+def drift(
+    problem: ne.Problem, dynamics: Any, network: attention.Network, starts: Any, keys: Array, steps: int
+) -> Array:
+    """How far the charges of queries and keys moved along runs."""
+    runs = independent_runs(problem, dynamics, starts, keys, steps, {}, records=1)
+    before, after = (jax.vmap(network.query_key.charge)(params) for params in (starts, runs.params))
+    return after - before
+
+
 def ends(arrays: dict[str, np.ndarray], name: str, part: str) -> tuple[np.ndarray, np.ndarray]:
     """The imbalance at the start of every run, and that at its end, of the averaged noise of the last 80 records."""
     sides = [arrays[f"{name}_{part}_{side}"] for side in ("plus", "minus")]
@@ -227,10 +236,7 @@ def _metrics(arrays: dict[str, np.ndarray]) -> list[Metric]:
     for name in HEADS:
         moved, exact, sde = (arrays[f"{name}_flow_{what}"] for what in ("moved", "exact", "sde"))
         entries = moved.size * 2 // 3  # of symmetric matrices of size 3
-        changes = [
-            arrays[f"{name}_{case}_charge"][:, -1] - arrays[f"{name}_{case}_charge"][:, 0]
-            for case in ("gd_short", "gd_quarter")
-        ]
+        changes = [arrays[f"{name}_{case}_moved"] for case in ("gd", "gd_quarter")]
         drifts = [np.linalg.norm(change.reshape(len(change), -1), axis=1) for change in changes]
         metrics += [
             # The SDE leaves out the mean gradient, and both ηh; curvatures h of the calm task are of order 1.

@@ -3,7 +3,7 @@
 A run is kept in a folder whose name ends with a hash of its options, of the code it depends on, and of the versions of
 the libraries that compute. It is made in a hidden folder beside it and renamed when it is complete: an interruption
 loses the runs of that moment only, and a folder with the right name is a finished run. Hidden folders that a kill
-leaves behind may be deleted.
+leaves behind may be deleted; so may the one of the compiled programs, which the runs share.
 """
 
 import ast
@@ -43,6 +43,9 @@ LIBRARIES = (
     "matplotlib",
 )
 SETTINGS = ("JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_DEFAULT_PRNG_IMPL", "XLA_FLAGS")
+# Half of a quick run is compilation, and data enter programs as arguments: other seeds, and other studies, find theirs.
+COMPILED = ".compiled"
+WORTH_KEEPING = 0.1  # seconds of compilation; most programs take less, and would be thousands of files
 SLOW = (
     "real_networks",
     "neuron_charges",
@@ -216,8 +219,12 @@ def _execute(run: Run, folder: Path, cores: "Queue[int | None]") -> str:
         shutil.rmtree(work, ignore_errors=True)
         start = time.monotonic()
         command = [sys.executable, "-m", "experiments", *run.arguments, "--out", str(work.resolve())]
+        environment = {
+            "JAX_COMPILATION_CACHE_DIR": str((folder.parent / COMPILED).resolve()),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": str(WORTH_KEEPING),
+        } | os.environ
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
-        with subprocess.Popen(command, cwd=ROOT, **streams) as process:
+        with subprocess.Popen(command, cwd=ROOT, env=environment, **streams) as process:
             if core is not None:
                 with suppress(OSError):  # where cores cannot be assigned, the system shares them out
                     os.sched_setaffinity(process.pid, {core})
