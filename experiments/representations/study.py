@@ -83,18 +83,19 @@ class Preset:
         cell_seeds: runs of every σ_x, N and η, on data of their own.
         steps: of SGD at η; half as many at 2η.
         gd_steps: of GD, at its own learning rate, η × steps as SGD.
-        digit_steps: of SGD on the digits, and a fifth as many of GD at five times the rate.
+        digit_steps: of SGD on the digits, and a fifth as many of GD at five times the rate. The slowest neuron decides:
+            the diagonals of 48 runs are apart by 0.14 at most after 400 000 steps, by up to 0.3 after 100 000.
     """
 
     seeds: int = 2
     cell_seeds: int = 8
     steps: int = 200_000
     gd_steps: int = 40_000
-    digit_steps: int = 200_000
+    digit_steps: int = 400_000
 
 
 FULL = Preset()
-QUICK = Preset(seeds=1, cell_seeds=4, steps=150_000, gd_steps=10_000, digit_steps=100_000)
+QUICK = Preset(seeds=1, cell_seeds=4, steps=150_000, gd_steps=10_000)
 
 
 def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray], Figure]:
@@ -362,14 +363,14 @@ def _of_digits(arrays: dict[str, np.ndarray]) -> list[Metric]:
                 f"{title} distance of the diagonals of M₊ and M₋, SGD, worst run",
                 0 if exact else None,
                 float(found["sgd"]["diagonal"].max()),
-                high=0.25 if exact else np.inf,
+                high=0.2 if exact else np.inf,
             ),
             Metric(f"{title} the same, GD, least", None, float(found["gd"]["diagonal"].min())),
             Metric(
                 f"{title} cosine of the diagonals, SGD, worst run",
                 1 if exact else None,
                 float(found["sgd"]["on_diagonal"].min()),
-                low=0.6 if exact else -np.inf,
+                low=0.8 if exact else -np.inf,
             ),
             Metric(
                 f"{title} cosine of the rest, SGD, largest",
