@@ -21,15 +21,17 @@ def test_weights_are_rounded_to_the_nearest_of_their_grid(grid, steps):
     assert np.asarray(rounded({"b": jnp.array([0.123])}, 8, grid)["b"]) == 0.123  # a bias is kept
 
 
-def test_the_law_of_rounding_errors_on_a_linear_map():
+@pytest.mark.parametrize("grid", ["tensor", "channel"])
+@pytest.mark.parametrize("fewer", [0, 3])
+def test_the_law_of_rounding_errors_on_a_linear_map(grid, fewer):
     """Of many random maps: the mean of error² over the law is 1 within four standard errors."""
     x = jax.random.normal(jax.random.key(0), (20, 5))
     logits = lambda params, x: params["w"] @ x  # noqa: E731
 
     def ratio(weight):
         params = {"w": weight}
-        gap = rounded(params, 8, "tensor")["w"] - params["w"]
-        law = predicted_error(params, sensitivities(logits, params, x), 8, "tensor")
+        gap = rounded(params, 8, grid, fewer)["w"] - params["w"]
+        law = predicted_error(params, sensitivities(logits, params, x), 8, grid, fewer)
         return jnp.mean(jnp.sum((x @ gap.T) ** 2, axis=1)) / law
 
     ratios = np.asarray(jax.jit(jax.vmap(ratio))(jax.random.normal(jax.random.key(1), (4000, 4, 5))))

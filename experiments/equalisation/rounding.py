@@ -22,18 +22,23 @@ def largest(weight: Array, grid: str) -> Array:
     return jnp.max(jnp.abs(weight), axis=axes, keepdims=True)
 
 
-def step(weight: Array, bits: int, grid: str) -> Array:
-    """Δ of the grid −m Δ, …, mΔ with m = 2^(bits − 1) − 1, whose end is the largest entry."""
-    return largest(weight, grid) / (2 ** (bits - 1) - 1)
+def most(bits: int) -> int:
+    """The m of a grid −m Δ, …, mΔ of so many bits."""
+    return 2 ** (bits - 1) - 1
 
 
-def rounded(params: PyTree, bits: int, grid: str, stretch: float | Array = 1.0) -> PyTree:
-    """The nearest point of the grid for every weight; its step may be a little longer, to round in another way."""
+def step(weight: Array, bits: int, grid: str, fewer: int | Array = 0) -> Array:
+    """Δ of the grid whose last point, or the one that is so many before it, is the largest entry."""
+    return largest(weight, grid) / (most(bits) - fewer)
+
+
+def rounded(params: PyTree, bits: int, grid: str, fewer: int | Array = 0) -> PyTree:
+    """The nearest point of the grid for every weight; a grid of fewer points rounds in another way."""
 
     def one(weight: Array) -> Array:
         if not is_weight(weight):
             return weight
-        size = stretch * step(weight, bits, grid)
+        size = step(weight, bits, grid, fewer)
         return size * jnp.round(weight / size)
 
     return jax.tree_util.tree_map(one, params)
@@ -51,18 +56,19 @@ def sensitivities(logits: Callable[[PyTree, Array], Array], params: PyTree, x: A
 
 
 def predicted_error(
-    params: PyTree, sensitivity: PyTree, bits: int, grid: str, stretch: float | Array = 1.0
+    params: PyTree, sensitivity: PyTree, bits: int, grid: str, fewer: int | Array = 0
 ) -> Float[Array, ""]:
     """E‖f_rounded − f‖² for independent errors of variance Δ²/12, to first order.
 
-    A largest entry is on its grid, unless that is stretched.
+    A largest entry is on its grid. Were it elsewhere, all rows would have it at the same place between two points, and
+    their errors would add up instead of being independent.
     """
 
     def one(weight: Array, slope: Any) -> Array:
         if not is_weight(weight):
             return jnp.zeros((), weight.dtype)
         # Filters that a search has equalised are equal to 1e-8.
-        free = (jnp.abs(weight) < (1 - 1e-6) * largest(weight, grid)) | (stretch != 1)
-        return jnp.sum(jnp.where(free, slope, 0) * (stretch * step(weight, bits, grid)) ** 2) / 12
+        free = jnp.abs(weight) < (1 - 1e-6) * largest(weight, grid)
+        return jnp.sum(jnp.where(free, slope, 0) * step(weight, bits, grid, fewer) ** 2) / 12
 
     return sum(jax.tree_util.tree_leaves(jax.tree_util.tree_map(one, params, sensitivity)), jnp.zeros(()))

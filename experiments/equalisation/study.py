@@ -35,7 +35,7 @@ from experiments import _networks as networks
 from experiments._metrics import Metric, of_runs, standard_error, within, worst_of
 from experiments._runs import independent_runs
 from experiments.equalisation.figure import draw
-from experiments.equalisation.rounding import GRIDS, is_weight, predicted_error, rounded, sensitivities
+from experiments.equalisation.rounding import GRIDS, is_weight, most, predicted_error, rounded, sensitivities
 from noise_equilibrium.models import deep_relu
 
 TRAINED = 1200  # images that networks are trained on; the others tell the errors of rounding
@@ -43,7 +43,7 @@ CALIBRATION = 200  # training images whose slopes decide "least"
 RATE, BATCH, DECAY, STEPS = 0.1, 8, 5e-4, 3000
 BITS = (4, 8, 16)  # at 16 the law is at its limit, at 4 steps are as large as weights
 SPREAD = 1.0  # standard deviation of the logarithms of the random factors
-STRETCHES = 1 + np.arange(1, 9) / 80  # factors of Δ that round in other ways, for the law
+FEWER = np.arange(1, 9) / 80  # shares of the points of a grid; without them it rounds in other ways, for the law
 WITH_LAW = ("plain", "equalised", "rescaled")
 POWER = 32  # of the norm in place of a maximum, which has no slope to descend by: 1.1 times too large for 32 equal ones
 
@@ -164,8 +164,7 @@ def compare(name: str, trained: PyTree, key: Array) -> dict[str, Array]:
     moved, before = [], outputs(case, trained, x)
     for variant, params in variants.items():
         moved.append(jnp.max(jnp.abs(outputs(case, params, x) - before)) / jnp.std(before))
-        stretches = STRETCHES if variant in WITH_LAW else STRETCHES[:0]
-        tables = table(case, params, x[TRAINED:], labels[TRAINED:], stretches)
+        tables = table(case, params, x[TRAINED:], labels[TRAINED:], FEWER if variant in WITH_LAW else FEWER[:0])
         found |= {f"{variant}_{what}": value for what, value in tables.items()}
     gaps = (dense_gaps if name == "dense" else filter_gaps)(variants["equalised"])
     found |= {"moved": jnp.stack(moved), "gap": gaps, "apart": _apart(variants["equalised"], variants["undone"])}
@@ -212,11 +211,11 @@ def outputs(case: Case, params: PyTree, x: Array) -> Array:
 
 
 @eqx.filter_jit
-def table(case: Case, params: PyTree, x: Array, labels: Array, stretches: np.ndarray) -> dict[str, Array]:
+def table(case: Case, params: PyTree, x: Array, labels: Array, shares: np.ndarray) -> dict[str, Array]:
     """Mean squares of the error of the logits, over their variance, measured and predicted, and accuracies.
 
-    Each of shape (networks, bits, grids); and the mean of measured over predicted with steps that are longer by these
-    factors.
+    Each of shape (networks, bits, grids); and the mean of measured over predicted on grids without these shares of
+    their points.
     """
 
     def evaluate(params: PyTree) -> Array:
@@ -227,16 +226,16 @@ def table(case: Case, params: PyTree, x: Array, labels: Array, stretches: np.nda
         size = jnp.mean(jnp.sum((before - before.mean(axis=0)) ** 2, axis=1))
 
         def row(bits: int, grid: str) -> dict[str, Array]:
-            def rounding(stretch: float | Array) -> tuple[Array, Array, Array]:
-                after = evaluate(rounded(params, bits, grid, stretch))
+            def rounding(fewer: int | Array) -> tuple[Array, Array, Array]:
+                after = evaluate(rounded(params, bits, grid, fewer))
                 error = jnp.mean(jnp.sum((after - before) ** 2, axis=1)) / size
-                law = predicted_error(params, slopes, bits, grid, stretch) / size
+                law = predicted_error(params, slopes, bits, grid, fewer) / size
                 return error, law, jnp.mean(jnp.argmax(after, axis=1) == labels)
 
-            error, law, right = rounding(1.0)
+            error, law, right = rounding(0)
             found = {"error": error, "predicted": law, "right": right}
-            if len(stretches):
-                errors, laws, _ = jax.lax.map(rounding, jnp.asarray(stretches))
+            if len(shares):
+                errors, laws, _ = jax.lax.map(rounding, jnp.asarray(np.round(shares * most(bits)), int))
                 found["law"] = jnp.mean(errors / laws)
             return found
 

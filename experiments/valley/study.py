@@ -185,7 +185,8 @@ def turning_heads(preset: Preset, seed: int, key: jax.Array) -> tuple[list[Metri
     if preset.heads:
         by_drift, left, far = heads.drift(one, found)
         # Rounding turns the valley by ε h/h₀, h₀ the softest curvature across it, and changes Cov by as much of itself.
-        rounding = 10 * float(np.finfo(np.float64).eps) * found.steepest / found.softest
+        # What is left of the gradient says that the minimum is elsewhere, by ‖∇L_γ‖/h₀.
+        rounding = 10 * (float(np.finfo(np.float64).eps) + far) * found.steepest / found.softest
         apart = float(np.linalg.norm(by_drift - omega)) / size
         metrics += [
             Metric("heads: ‖∇L_γ‖/(h‖θ‖) where the decoder was trained to", 0, far, high=1e-10),
