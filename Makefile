@@ -63,7 +63,7 @@ docs: ## build the documentation into build/site; a broken link or reference is 
 browse: docs ## open every page of the documentation in a browser without a window, wide and narrow (needs Chromium)
 	"$(VENV)/bin/python" tools/browse.py build/site
 
-report: ## the whole paper on one page: runs what is missing, a quarter of an hour on two cores
+report: ## the whole paper on one page: runs what is missing of the full presets
 	$(call install,experiments)
 	$(RUN) experiments report
 

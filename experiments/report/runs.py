@@ -43,23 +43,28 @@ LIBRARIES = (
     "matplotlib",
 )
 SETTINGS = ("JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_DEFAULT_PRNG_IMPL", "XLA_FLAGS")
-# Half of a quick run is compilation, and data enter programs as arguments: other seeds, and other studies, find theirs.
+# Some 40 % of a quick report is compilation. Data enter programs as arguments: another seed finds them compiled.
 COMPILED = ".compiled"
 WORTH_KEEPING = 0.1  # seconds of compilation; most programs take less, and would be thousands of files
 SLOW = (
-    "real_networks",
-    "neuron_charges",
     "attention_charges",
-    "representations",
-    "alignment-digits",
-    "deep_linear",
+    "real_networks",
     "rebalancing",
-    "warmup",
-    "platonic",
-    "valley",
-    "entropic",
     "equalisation",
+    "valley",
     "lora",
+    "representations",
+    "optimizers",
+    "entropic",
+    "platonic",
+    "identities",
+    "flat_or_sharp",
+    "norm_growth",
+    "neuron_charges",
+    "pinning",
+    "alignment",
+    "deep_linear",
+    "approximate_symmetry",
 )
 """Started first, so that no long one is left for the end."""
 
