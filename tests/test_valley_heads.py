@@ -24,7 +24,7 @@ def test_the_commonest_bytes_are_words():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", [*LEGS, "stream"])
+@pytest.mark.parametrize("what", [*LEGS, "stream", "values"])
 def test_no_sample_has_a_slope_along_a_turn(what):
     params = heads.without_gains(decoder_start(jax.random.key(1), 1, heads.SIZES))
     params = jax.tree_util.tree_map(lambda leaf: leaf.astype(jnp.float64), params)
@@ -32,6 +32,13 @@ def test_no_sample_has_a_slope_along_a_turn(what):
     if what == "stream":
         plane = np.random.default_rng(3).normal(size=(heads.SIZES.width, heads.SIZES.width))
         turn = partial(heads.turned_stream, jnp.asarray(plane - plane.T))
+    elif what == "values":  # of heads that decay has left no queries and keys
+        assert heads.planes_of_values(params) == []
+        (layer,) = params["layers"]
+        params["layers"] = [layer | {name: jnp.zeros_like(layer[name]) for name in "qk"}]
+        found = heads.planes_of_values(params)
+        assert len(found) == 4
+        turn = partial(heads.turned_values, jnp.asarray(sum(found)))
     else:
         turn = partial(heads.turned_block, LEGS[what], 1)
     slope = jax.grad(heads.loss)(params, tokens)

@@ -15,8 +15,9 @@ What is assumed, and what it takes for a decoder to be where the theory is:
   it to nothing: what they divide by is the mean square plus 1. They have no gains. With gains, which are all but equal,
   turns of the stream are all but symmetries, with curvatures of 10⁻⁶ of the largest, which cannot be told from none.
 - *Third derivatives.* ReLU has none, and kinks in their place: the layer is attention alone.
-- *Nothing else flat.* Without gains the stream may turn too: the valley is made of the turns of all blocks and of the
-  stream, and as many curvatures vanish. Angles come from all of them at once, by least squares.
+- *Nothing else flat.* Without gains the stream may turn too, and values may turn from head to head where decay has left
+  none of them queries and keys: the valley is made of the turns of all blocks, of the stream and of such values, and as
+  many curvatures vanish. Angles come from all of them at once, by least squares.
 - *Small steps.* Ω is the speed at this point, to first order in σ² and for curvatures that are large beside η; the
   softest relax within some 10⁵ steps. The runs that measure it are shorter. They start in the stationary state of the
   linearised process, in which every angle moves by Ω·2σ²t in the mean at every t: exactly so as η → 0 at a fixed ηn.
@@ -26,7 +27,7 @@ turned with its mirror image, and Ω = 0.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -133,6 +134,40 @@ def turned_stream(plane: Array, params: Any) -> Any:
     return {name: leaf @ plane for name, leaf in params.items() if name != "layers"} | {"layers": [inside]}
 
 
+def turned_values(plane: Array, params: Any) -> Any:
+    """The same for the values of all heads, side by side."""
+    (layer,) = params["layers"]
+    inside = {name: jnp.zeros_like(leaf) for name, leaf in layer.items()}
+    inside |= {"v": plane @ layer["v"], "o": -layer["o"] @ plane}
+    rest = {name: jnp.zeros_like(leaf) for name, leaf in params.items() if name != "layers"}
+    return rest | {"layers": [inside]}
+
+
+def planes_of_values(params: Any) -> list[np.ndarray]:
+    """The planes of two axes of values, of different heads without queries and keys.
+
+    Such heads attend to all alike: together they are one head, whose values may be turned by any rotation.
+    """
+    (layer,) = params["layers"]
+    per_head = {name: np.asarray(layer[name]).reshape(HEADS, -1) for name in "qkv"}
+    size = {name: np.linalg.norm(leaf, axis=1) for name, leaf in per_head.items()}
+    empty = np.flatnonzero(size["q"] * size["k"] < LEAST * np.max(size["v"]) ** 2)
+    each = SIZES.inside // HEADS
+    axes = [range(head * each, (head + 1) * each) for head in empty]
+    pairs = [pair for one, other in itertools.combinations(axes, 2) for pair in itertools.product(one, other)]
+    return planes(SIZES.inside, pairs)
+
+
+def planes(size: int, pairs: Iterable[tuple[int, int]]) -> list[np.ndarray]:
+    """Antisymmetric matrices: a quarter of a turn from one axis to another."""
+    found = []
+    for i, j in pairs:
+        plane = np.zeros((size, size))
+        plane[i, j], plane[j, i] = 1, -1
+        found.append(plane)
+    return found
+
+
 def minimum(risk: Any, theta: Array) -> tuple[Array, np.ndarray]:
     """A minimum of a function, by L-BFGS and Newton's steps, and the Hessian there."""
     slope_of = jax.grad(risk)
@@ -170,7 +205,7 @@ class Turning(NamedTuple):
 
     Attributes:
         omega: of every block, from Tr[R Cov H], without third derivatives.
-        directions: how many the turns of all blocks and of the stream span.
+        directions: how many all turns span.
         flat: how many curvatures vanish.
         softest: the least other curvature.
         steepest: the largest.
@@ -194,10 +229,12 @@ class Turning(NamedTuple):
 def predict(one: Trained) -> Turning:
     """Ω of every block from the circulation: ⟨Rθ, v⟩ = 2σ² Tr[R Cov H] for all turns R at once."""
     theta, unflatten = ne.flatten(one.params)
-    planes = [np.zeros((SIZES.width, SIZES.width)) for _ in range(SIZES.width * (SIZES.width - 1) // 2)]
-    for plane, (i, j) in zip(planes, itertools.combinations(range(SIZES.width), 2), strict=True):
-        plane[i, j], plane[j, i] = 1, -1
-    turns = [*one.turns, *(partial(turned_stream, jnp.asarray(plane)) for plane in planes)]
+    stream = planes(SIZES.width, itertools.combinations(range(SIZES.width), 2))
+    turns = [
+        *one.turns,
+        *(partial(turned_stream, jnp.asarray(plane)) for plane in stream),
+        *(partial(turned_values, jnp.asarray(plane)) for plane in planes_of_values(one.params)),
+    ]
 
     @jax.jit
     def turned(points: Array) -> Array:
