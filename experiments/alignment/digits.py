@@ -75,30 +75,24 @@ def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray],
         return moments.noise_plus, moments.noise_minus
 
     observe = {"noise": balance, "risk": problem.risk, "charge": symmetry.charge}
-
-    def run_all(dynamics: ne.AbstractDynamics, starts: Params, steps: int) -> ne.Trajectory:
-        return independent_runs(
-            problem, dynamics, starts, noise_keys[: len(starts.up)], steps, observe, records=RECORDS
-        )
-
     runs: dict[str, ne.Trajectory] = {}
     with tqdm(total=4) as bar:
-        bar.set_description("SGD, GD")
-        runs["sgd"] = run_all(ne.SGD(preset.rate, preset.batch), initial, preset.steps)
-        runs["gd"] = run_all(ne.GD(preset.rate), initial, preset.gd_steps)
-        bar.update(2)
-        # Some three runs in a hundred diverge, at any time: their seeds are left out, and counted.
-        stay = np.isfinite(np.asarray(runs["sgd"].observed["risk"])).all(axis=1)
-        runs = {name: jax.tree_util.tree_map(lambda leaf: leaf[stay], run) for name, run in runs.items()}
-        bar.set_description("SDE")
-        tried = run_all(ne.SDE(preset.rate, preset.batch), initial, preset.sde_steps)
-        finite = np.flatnonzero(np.isfinite(np.asarray(tried.observed["risk"])).all(axis=1))
-        runs["sde"] = jax.tree_util.tree_map(lambda leaf: leaf[finite[:1]], tried)  # one of them is drawn
-        bar.update()
+        for name, dynamics, steps in (
+            ("sgd", ne.SGD(preset.rate, preset.batch), preset.steps),
+            ("gd", ne.GD(preset.rate), preset.gd_steps),
+            ("sde", ne.SDE(preset.rate, preset.batch), preset.sde_steps),
+        ):
+            bar.set_description(name.upper())
+            runs[name] = independent_runs(problem, dynamics, initial, noise_keys, steps, observe, records=RECORDS)
+            bar.update()
+        # A few runs in a hundred diverge, at any time: they are left out, and those of SGD, with GD's, counted.
+        whole = {name: np.asarray(run.diverged_at) < 0 for name, run in runs.items()}
+        whole["sgd"] = whole["gd"] = whole["sgd"] & whole["gd"]  # compared start by start
+        runs = {name: jax.tree_util.tree_map(lambda leaf, of=name: leaf[whole[of]], run) for name, run in runs.items()}
         bar.set_description("equilibrium")
         equilibria, predicted = _equilibrium(preset, images, targets, runs)
-        left_out = int(np.sum(~stay))
-        name = f"digits, SGD: runs of {preset.seeds} that diverge, and are left out"
+        left_out = int(np.sum(~whole["sgd"]))
+        name = f"digits, SGD: starts of {preset.seeds} left out, of which a run diverges"
         metrics = [Metric(name, 0, left_out, high=preset.seeds // 2), *_metrics(runs), *equilibria]
         bar.update()
         bar.set_description("done")

@@ -42,6 +42,7 @@ HEADS = {"one head": 1, "two heads": 2}
 RECORDS = 200
 LATE = RECORDS * 3 // 5
 CLOCK = 4.0
+SHARES = (1, 4)  # GD's drift at η over these
 LEFT, KEPT = 0.3, 0.5  # of the imbalance of the start: SGD leaves less than a third, GD keeps more than half
 PARTS = {"query_key": "queries and keys", "value_output": "values and outputs"}
 
@@ -102,9 +103,9 @@ def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray],
             gd, _ = balance(problem, ne.GD(RATE), network, starts, noise_keys[1], preset.gd_steps)
             arrays |= {f"{name}_gd_{what}": np.asarray(value) for what, value in gd.items()}
             bar.update()
-            for case, share in (("gd", 1), ("gd_quarter", 4)):  # of the learning rate, over the same time
+            for share in SHARES:  # of the learning rate, over the same time
                 moved = drift(problem, ne.GD(RATE / share), network, starts, noise_keys[1], share * preset.drift_steps)
-                arrays[f"{name}_{case}_moved"] = np.asarray(moved)
+                arrays[f"{name}_drift_{share}"] = np.asarray(moved)
                 bar.update()
     return _metrics(arrays), arrays, draw(arrays, tuple(HEADS))
 
@@ -202,9 +203,9 @@ def balance(
 def drift(
     problem: ne.Problem, dynamics: Any, network: attention.Network, starts: Any, keys: Array, steps: int
 ) -> Array:
-    """How far the charges of queries and keys moved along runs."""
-    runs = independent_runs(problem, dynamics, starts, keys, steps, {}, records=1)
-    before, after = (jax.vmap(network.query_key.charge)(params) for params in (starts, runs.params))
+    """How far the charges of queries and keys moved along runs, (runs, heads, d, d)."""
+    moved = independent_runs(problem, dynamics, starts, keys, steps).params
+    before, after = (jax.vmap(network.query_key.charge)(params) for params in (starts, moved))
     return after - before
 
 
@@ -236,7 +237,7 @@ def _metrics(arrays: dict[str, np.ndarray]) -> list[Metric]:
     for name in HEADS:
         moved, exact, sde = (arrays[f"{name}_flow_{what}"] for what in ("moved", "exact", "sde"))
         entries = moved.size * 2 // 3  # of symmetric matrices of size 3
-        changes = [arrays[f"{name}_{case}_moved"] for case in ("gd", "gd_quarter")]
+        changes = [arrays[f"{name}_drift_{share}"] for share in SHARES]
         drifts = [np.linalg.norm(change.reshape(len(change), -1), axis=1) for change in changes]
         metrics += [
             # The SDE leaves out the mean gradient, and both ηh; curvatures h of the calm task are of order 1.

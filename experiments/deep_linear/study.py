@@ -100,10 +100,6 @@ def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray],
 
 def count(case: Case, V: np.ndarray, key: Array, preset: Preset) -> dict[str, np.ndarray]:
     """The last singular value of the product, over that of V, at the ends of SGD and GD from standard starts."""
-
-    def last(params: Params) -> Array:
-        return jnp.linalg.svd(jnp.linalg.multi_dot(params[::-1]), compute_uv=False)[-1]
-
     start_key, noise_key = jax.random.split(key)
     starts = jax.vmap(lambda key: standard_start(key, case.widths))(jax.random.split(start_key, preset.counted))
     keys = jax.random.split(noise_key, preset.counted)
@@ -113,9 +109,9 @@ def count(case: Case, V: np.ndarray, key: Array, preset: Preset) -> dict[str, np
         ("sgd", ne.Stream(data), ne.SGD(RATES[0], 1)),
         ("gd", data.moment_matched(jax.random.key(0), 2 * SIZE), ne.GD(RATES[0])),
     ):
-        problem = ne.Problem(loss, source)
-        runs = independent_runs(problem, dynamics, starts, keys, preset.steps, {"last": last})
-        found[name] = np.asarray(runs.observed["last"])[:, -1] / VALUES[-1]
+        ends = independent_runs(ne.Problem(loss, source), dynamics, starts, keys, preset.steps).params
+        product = jnp.linalg.svd(jax.vmap(lambda params: jnp.linalg.multi_dot(params[::-1]))(ends), compute_uv=False)
+        found[name] = np.asarray(product)[:, -1] / VALUES[-1]
     return found
 
 

@@ -136,11 +136,8 @@ def turned_stream(plane: Array, params: Any) -> Any:
 
 def turned_values(plane: Array, params: Any) -> Any:
     """The same for the values of all heads, side by side."""
-    (layer,) = params["layers"]
-    inside = {name: jnp.zeros_like(leaf) for name, leaf in layer.items()}
-    inside |= {"v": plane @ layer["v"], "o": -layer["o"] @ plane}
-    rest = {name: jnp.zeros_like(leaf) for name, leaf in params.items() if name != "layers"}
-    return rest | {"layers": [inside]}
+    (layer,), still = params["layers"], jax.tree_util.tree_map(jnp.zeros_like, params)
+    return still | {"layers": [still["layers"][0] | {"v": plane @ layer["v"], "o": -layer["o"] @ plane}]}
 
 
 def planes_of_values(params: Any) -> list[np.ndarray]:
