@@ -5,10 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import noise_equilibrium as ne
+from experiments.deep_linear.cases import SIZE, teacher
+from experiments.deep_linear.dead_mode import NOISE, dead_mode
 from experiments.equalisation.rounding import predicted_error, rounded, sensitivities
 from experiments.lora.adapters import Adapter, conditioning
 from experiments.lora.study import predicted_changes
 from experiments.weak_order.study import order_limit
+from noise_equilibrium.models import deep_linear
 
 
 @pytest.mark.parametrize(("grid", "steps"), [("tensor", [6.35 / 127] * 2), ("channel", [6.35 / 127, 1.27 / 127])])
@@ -79,3 +83,39 @@ def test_the_error_of_an_order_is_that_of_many_draws():
     found = np.std([order_limit(one, spreads)[0] for one in seen])
     # A standard deviation from so many draws is right to 1/√(2 draws); four of them, and the curvature of log.
     assert abs(found / order_limit(rates, spreads)[1] - 1) < 4 / (2 * draws) ** 0.5 + 1e-3
+
+
+@pytest.mark.parametrize("depth", [3, 4, 5])
+@pytest.mark.parametrize("ratio", [0.0, 0.7])
+def test_the_rates_of_a_dead_mode_are_those_of_its_charges_and_of_the_mean_gradient(depth, ratio):
+    rate = 1e-3
+    with jax.enable_x64(True):
+        V = teacher(jax.random.key(4))
+        mode = dead_mode(V, np.eye(SIZE), NOISE * np.eye(SIZE), depth)
+        data = ne.data.LinearTeacher(V, np.eye(SIZE), NOISE * np.eye(SIZE)).noise_matched()
+        problem, params = ne.Problem(deep_linear.loss, data), mode.start(ratio, rate)
+        (u, v), (first, *_, last) = mode.ends, mode.hidden
+        w, p = u @ params[-1] @ last, first @ params[0] @ v
+        links = np.prod(
+            [
+                above @ weight @ below
+                for weight, below, above in zip(params[1:-1], mode.hidden, mode.hidden[1:], strict=False)
+            ]
+        )
+        np.testing.assert_allclose(links, ratio * rate * mode.threshold, atol=1e-12)
+        # The charge of q is ‖W_{i+1} q‖² − ‖qᵀW_i‖²: of the last one w² less a link's, of the first a link's less p².
+        lower, *_, upper = (
+            ne.expected_charge_step(problem, params, one, ne.SGD(rate, 1)) for one in deep_linear.symmetries(depth)
+        )
+        rtol = 1e-6 + 5 * links**2  # the noise that passes through the links
+        np.testing.assert_allclose(last @ upper @ last, -2 * rate**2 * mode.decay[0] * w**2, rtol=rtol)
+        np.testing.assert_allclose(first @ lower @ first, 2 * rate**2 * mode.decay[1] * p**2, rtol=rtol)
+        gradient = jax.grad(problem.risk)(params)
+        np.testing.assert_allclose(-u @ gradient[-1] @ last, mode.growth * links * p, rtol=1e-5, atol=1e-15)
+        np.testing.assert_allclose(-first @ gradient[0] @ v, mode.growth * links * w, rtol=1e-5, atol=1e-15)
+        # Both together are a linear system of (w, p), whose larger eigenvalue is the exponent.
+        (decay_w, decay_p), force = mode.decay, mode.growth * links / rate
+        np.testing.assert_allclose(
+            mode.exponent(ratio), np.linalg.eigvalsh([[-decay_w, force], [force, -decay_p]])[-1], rtol=1e-8
+        )
+        assert abs(mode.exponent(1.0)) < 1e-12 * decay_w

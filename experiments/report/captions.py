@@ -39,8 +39,10 @@ CAPTIONS = {
     "deep_linear": (
         "Deep linear networks. Left, above: the largest error of a Gram matrix against Theorem 5.4 of every run, "
         "filled from an aligned start, open from a standard one; below: singular values of the layers in the middle "
-        "over their predicted common value. Right: covariances of the activations h and of the errors δ at the hidden "
-        "layers of one run, of trace 1: equal at the equilibrium, which SGD reaches and GD does not."
+        "over their predicted common value. Middle: covariances of the activations h and of the errors δ at the hidden "
+        "layers of one run, of trace 1: equal at the equilibrium, which SGD reaches and GD does not. Right, above: the "
+        "rate at which a dead mode grows, over the strength of its inner links; points with three standard errors, SGD "
+        "extrapolated to η → 0. Below: runs from standard starts; left of the dashed line the rank is lost for good."
     ),
     "equalisation": (
         "Weights rounded to few bits. Left: measured against predicted error of the logits, with one step for every "
@@ -195,7 +197,7 @@ DEVIATIONS: dict[str, tuple[tuple[str, str], ...]] = {
             "widths, depths and spectra not known",
             "d = 5; two networks of three layers in the quick report, six in the full",
         ),
-        ("alignment of all runs", "runs that lose rank are counted, and compared with nothing"),
+        ("alignment of all runs", "runs that lose rank are counted, and not compared with Theorem 5.4"),
     ),
     "initialisation": (("a claim of the abstract", "linear networks, d = 4, widths 4 and 8, the same minibatches"),),
     "pinning": (

@@ -6,6 +6,17 @@ BEYOND = Section(
     "Beyond the paper",
     (
         Statement(
+            "A mode that has died",
+            "Near a minimum that lacks a mode the noise lets its ends in the first and the last layer decay at λ_p and "
+            "λ_w, of order η, its links B through the inner layers stay, and the loss lets the ends grow in proportion "
+            "to B: below B* = √(λ_pλ_w)/(2σ_x²s) the Lyapunov exponent is negative, and the rank is lost for good.",
+            ("exact.deep_linear_equilibrium", "expected_charge_step", "simulate"),
+            "deep_linear",
+            ("D = 3: exponent", "D = 5: exponent", "D = 5: B/B*"),
+            "Exponents for isotropic inputs and labels, extrapolated to η → 0. In the runs whose rank is counted "
+            "covariances are not isotropic and B* is an estimate: those that kept their rank lie far above it.",
+        ),
+        Statement(
             "Attention",
             "Queries and keys are a double rotation in every head: their charges flow, and SGD balances their noise.",
             ("models.attention", "double_rotation"),

@@ -153,10 +153,10 @@ LINEAR = Section(
             "From standard initialisations SGD goes to the solution of Theorem 5.4 at every depth.",
             ("simulate", "models.deep_linear"),
             "deep_linear",
-            ("D = 3: share", "D = 3: runs", "D = 5"),
+            ("D = 3: share", "D = 3: runs", "D = 5: share", "D = 5: runs"),
             fails="At five layers the noise of SGD lets a weak mode of the product die in many of the runs, so "
             "that they end at another function; GD keeps the rank, but for the odd run that still waits at the "
-            "end. At three layers nearly all keep it.",
+            "end. At three layers nearly all keep it. Why: “A mode that has died”.",
         ),
     ),
 )
