@@ -277,7 +277,7 @@ def _metrics(cases: list[Case], arrays: dict[str, np.ndarray]) -> list[Metric]:
             metrics += _of_dead_modes(case.name, arrays)
     lost = arrays[f"counted_{CASES[2].name}_sgd_links"][arrays[f"counted_{CASES[2].name}_sgd"] <= KEPT]
     worst = float(lost.max()) if len(lost) else np.nan  # if there are none, there is nothing that passes
-    title = f"{CASES[2].name}: B/B* of SGD's runs that lost their rank, largest"
+    title = f"B/B* of SGD's runs that lost their rank, {CASES[2].name}, largest"
     return [*metrics, Metric(title, None, worst, high=LINKS)]
 
 
@@ -295,7 +295,7 @@ def _of_dead_modes(name: str, arrays: dict[str, np.ndarray]) -> list[Metric]:
         found = limit(*(runs[place][:, ends].mean(axis=-1) for runs in (coarse, fine)))
         metrics.append(
             within(
-                f"{name}: exponent of a dead mode over η, {title}",
+                f"exponent of a dead mode over η, {name}, {title}",
                 float(theory),
                 float(found.value),
                 float(found.error),

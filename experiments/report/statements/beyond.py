@@ -12,7 +12,7 @@ BEYOND = Section(
             "to B: below B* = √(λ_pλ_w)/(2σ_x²s) the Lyapunov exponent is negative, and the rank is lost for good.",
             ("exact.deep_linear_equilibrium", "expected_charge_step", "simulate"),
             "deep_linear",
-            ("D = 3: exponent", "D = 5: exponent", "D = 5: B/B*"),
+            ("exponent of a dead mode", "B/B*"),
             "Exponents for isotropic inputs and labels, extrapolated to η → 0. In the runs whose rank is counted "
             "covariances are not isotropic and B* is an estimate: those that kept their rank lie far above it.",
         ),
