@@ -66,16 +66,20 @@ class DeadMode:
         (first, second), force = self.decay, ratio * self.threshold * self.growth
         return -(first + second) / 2 + float(np.hypot((first - second) / 2, force))
 
+    def links(self, ratio: float, rate: float) -> float:
+        """b of each inner layer, all of them equal."""
+        return (ratio * self.threshold * rate) ** (1 / (len(self.weights) - 2))
+
     def start(self, ratio: float, rate: float) -> list[np.ndarray]:
         """The minimum with a weak mode in it, of the shape that grows at the exponent; of even shape without links."""
-        links, weights = ratio * self.threshold * rate, [weight.copy() for weight in self.weights]
+        weights = [weight.copy() for weight in self.weights]
         (first, second), force = self.decay, ratio * self.threshold * self.growth
         shape = np.linalg.eigh([[-first, force], [force, -second]])[1][:, -1] if ratio else np.ones(2)
         strengths = STRENGTH * np.abs(shape)
         weights[-1] += strengths[0] * np.outer(self.ends[0], self.hidden[-1])
         weights[0] += strengths[1] * np.outer(self.hidden[0], self.ends[1])
         for weight, below, above in zip(weights[1:-1], self.hidden[:-1], self.hidden[1:], strict=True):
-            weight += links ** (1 / (len(weights) - 2)) * np.outer(above, below)
+            weight += self.links(ratio, rate) * np.outer(above, below)
         return weights
 
 
@@ -113,7 +117,7 @@ def strengths(params: Params) -> Array:
 
 def exponents(mode: DeadMode, V: np.ndarray, rate: float, runs: int, key: Array) -> np.ndarray:
     """What w and p grow at under SGD over η, per ηt: (ratios, runs, 2), from the second half of the runs."""
-    steps = round(SPAN / rate**2)
+    steps = 2 * round(SPAN / rate**2 / 2)
     with jax.enable_x64(True):  # strengths fall below the rounding of single precision
         problem = ne.Problem(loss, ne.Stream(ne.data.LinearTeacher(V, np.eye(SIZE), NOISE * np.eye(SIZE))))
         starts = [mode.start(ratio, rate) for ratio in RATIOS]

@@ -9,14 +9,14 @@ from matplotlib.figure import Figure, SubFigure
 from noise_equilibrium import plots
 
 
-def draw(arrays: dict[str, np.ndarray], names: Sequence[str], deep: str, ratios: Sequence[float]) -> Figure:
+def draw(arrays: dict[str, np.ndarray], names: Sequence[str], dead: tuple[str, str], ratios: Sequence[float]) -> Figure:
     """All networks; E hhᵀ beside E δδᵀ at the hidden layers of one of them, at the end of SGD and of GD; dead modes.
 
     Args:
         arrays: of the study.
         names: of the networks.
-        deep: the network whose dead modes are drawn.
-        ratios: their B/B*.
+        dead: the networks whose dead modes and whose ends from standard starts are drawn.
+        ratios: B/B* of the dead modes.
     """
     with plots.figure(16, 4.8, columns=3) as (drawing, (left, middle, right)):
         above, below = left.subplots(2, 1, sharex=True)
@@ -26,8 +26,8 @@ def draw(arrays: dict[str, np.ndarray], names: Sequence[str], deep: str, ratios:
         _draw_heatmaps(middle, arrays, shown)
         middle.suptitle(f"{shown}, aligned start: what reaches a layer (trace 1)", fontsize=9.5)
         above, below = right.subplots(2, 1)
-        _draw_exponents(above, arrays, deep, ratios)
-        _draw_ends(below, arrays, deep)
+        _draw_exponents(above, arrays, dead[0], ratios)
+        _draw_ends(below, arrays, dead[1])
     return drawing
 
 

@@ -60,16 +60,16 @@ class Preset:
     Attributes:
         cases: how many of the networks; the first ones and the last.
         steps: at each of the two learning rates.
-        seeds: runs from each kind of start.
+        seeds: runs from each kind of start; so many that at five layers some keep their rank.
         counted: runs from standard starts whose rank is counted, for each depth.
         dead: runs with a dead mode, for each strength of the inner links and each learning rate.
         dead_rate: the larger one of their two learning rates.
-        dead_depths: at how many depths, the deepest network first.
+        dead_depths: at how many depths.
     """
 
     cases: int = len(CASES)
     steps: int = 100_000
-    seeds: int = 4
+    seeds: int = 12
     counted: int = 32
     dead: int = 16
     dead_rate: float = 0.002
@@ -77,7 +77,7 @@ class Preset:
 
 
 FULL = Preset()
-QUICK = Preset(cases=2, seeds=2, counted=12, dead_rate=0.004, dead_depths=1)
+QUICK = Preset(cases=2, seeds=2, counted=12, dead_rate=0.003, dead_depths=1)
 
 
 def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray], Figure]:
@@ -107,9 +107,13 @@ def run(*, quick: bool, seed: int) -> tuple[list[Metric], dict[str, np.ndarray],
         arrays |= expectations(case, V)
     for case, key in zip((CASES[0], CASES[2]), jax.random.split(count_key), strict=True):
         arrays |= {f"counted_{case.name}_{name}": seen for name, seen in count(case, V, key, preset).items()}
-    for case, key in zip((CASES[2], CASES[0])[: preset.dead_depths], jax.random.split(dead_key), strict=False):
+    for case, key in zip((CASES[0], CASES[2])[: preset.dead_depths], jax.random.split(dead_key), strict=False):
         arrays |= {f"dead_{case.name}_{name}": seen for name, seen in die(case, V, key, preset).items()}
-    return _metrics(cases, arrays), arrays, draw(arrays, [case.name for case in cases], CASES[2].name, RATIOS)
+    return (
+        _metrics(cases, arrays),
+        arrays,
+        draw(arrays, [case.name for case in cases], (CASES[0].name, CASES[2].name), RATIOS),
+    )
 
 
 def count(case: Case, V: np.ndarray, key: Array, preset: Preset) -> dict[str, np.ndarray]:
@@ -140,6 +144,7 @@ def die(case: Case, V: np.ndarray, key: Array, preset: Preset) -> dict[str, np.n
     return {
         "decay": -np.asarray(mode.decay),
         "predicted": np.asarray([mode.exponent(ratio) for ratio in RATIOS]),
+        "links": np.asarray([mode.links(ratio, rates[1]) for ratio in RATIOS]),
         "curve": np.asarray([ratios, [mode.exponent(ratio) for ratio in ratios]]),
         "measured": np.stack(seen),
     }
@@ -291,6 +296,8 @@ def _of_dead_modes(name: str, arrays: dict[str, np.ndarray]) -> list[Metric]:
         for place, (ratio, exponent) in enumerate(zip(RATIOS, predicted, strict=True))
         if ratio
     ]
+    # Links of strength b in each inner layer change the noise by b² of itself, and B is their product.
+    smaller = arrays[f"dead_{name}_links"] ** 2
     for title, theory, place, ends in claims:
         found = limit(*(runs[place][:, ends].mean(axis=-1) for runs in (coarse, fine)))
         metrics.append(
@@ -300,7 +307,8 @@ def _of_dead_modes(name: str, arrays: dict[str, np.ndarray]) -> list[Metric]:
                 float(found.value),
                 float(found.error),
                 # Both ends' decay and the growth are expanded in η, not their difference, which vanishes at B*.
-                bias=found.remainder(float(abs(theory) if len(ends) == 1 else abs(decay.mean()))),
+                bias=found.remainder(float(abs(theory) if len(ends) == 1 else abs(decay.mean())))
+                + float(abs(theory) * smaller[place]),
                 runs=len(fine[place]),
             )
         )
