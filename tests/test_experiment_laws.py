@@ -85,8 +85,7 @@ def test_the_error_of_an_order_is_that_of_many_draws():
     assert abs(found / order_limit(rates, spreads)[1] - 1) < 4 / (2 * draws) ** 0.5 + 1e-3
 
 
-@pytest.mark.parametrize("depth", [3, 4, 5])
-@pytest.mark.parametrize("ratio", [0.0, 0.7])
+@pytest.mark.parametrize(("depth", "ratio"), [(3, 0.0), (3, 0.7), (5, 0.7)])
 def test_the_rates_of_a_dead_mode_are_those_of_its_charges_and_of_the_mean_gradient(depth, ratio):
     rate = 1e-3
     with jax.enable_x64(True):
