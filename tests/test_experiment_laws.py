@@ -11,6 +11,7 @@ from experiments.deep_linear.dead_mode import NOISE, dead_mode
 from experiments.equalisation.rounding import predicted_error, rounded, sensitivities
 from experiments.lora.adapters import Adapter, conditioning
 from experiments.lora.study import predicted_changes
+from experiments.rebalancing.stability import sharpness
 from experiments.weak_order.study import order_limit
 from noise_equilibrium.models import deep_linear
 
@@ -118,3 +119,11 @@ def test_the_rates_of_a_dead_mode_are_those_of_its_charges_and_of_the_mean_gradi
             mode.exponent(ratio), np.linalg.eigvalsh([[-decay_w, force], [force, -decay_p]])[-1], rtol=1e-8
         )
         assert abs(mode.exponent(1.0)) < 1e-12 * decay_w
+
+
+@pytest.mark.parametrize("least", [-9.0, -6.0, -1.0, 0.0])
+def test_the_sharpness_is_the_largest_eigenvalue_whatever_the_least(least):
+    values = jnp.concatenate([jnp.array([6.0, least]), jnp.linspace(-1, 3, 40)])
+    loss = lambda theta: jnp.sum(values * theta**2) / 2  # noqa: E731
+    found = jax.vmap(lambda key: sharpness(loss, jnp.zeros(42), key, 100))(jax.random.split(jax.random.key(0), 8))
+    np.testing.assert_allclose(found, 6, rtol=0.02)
