@@ -121,9 +121,9 @@ def test_the_rates_of_a_dead_mode_are_those_of_its_charges_and_of_the_mean_gradi
         assert abs(mode.exponent(1.0)) < 1e-12 * decay_w
 
 
-@pytest.mark.parametrize("least", [-9.0, -6.0, -1.0, 0.0])
+@pytest.mark.parametrize("least", [-60.0, -6.0, -1.0, 0.0])
 def test_the_sharpness_is_the_largest_eigenvalue_whatever_the_least(least):
     values = jnp.concatenate([jnp.array([6.0, least]), jnp.linspace(-1, 3, 40)])
-    loss = lambda theta: jnp.sum(values * theta**2) / 2  # noqa: E731
-    found = jax.vmap(lambda key: sharpness(loss, jnp.zeros(42), key, 100))(jax.random.split(jax.random.key(0), 8))
-    np.testing.assert_allclose(found, 6, rtol=0.02)
+    problem = ne.Problem(lambda theta, sample: jnp.sum(values * theta**2) / 2 + sample, jnp.zeros(1))
+    for key in jax.random.split(jax.random.key(0), 4):
+        np.testing.assert_allclose(sharpness(problem, jnp.zeros(42), key), 6, rtol=1e-3)
