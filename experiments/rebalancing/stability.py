@@ -14,7 +14,7 @@ STEPS = 1500  # of gradient descent from beside a minimum
 RANGE = (0.02, 1.0)  # of learning rates that are searched
 HALVINGS = 11
 SIDE = 1e-5  # how far beside it
-TOLERANCE = 1e-2  # of ‖∇²L v − λv‖/λ; λ errs by its square, 1e-4, over the relative gap to the next one
+TOLERANCE = 1e-4  # of ‖∇²L v − λv‖/λ: at the minima eigenvalues lie close together, and λ may err by as much
 
 
 @eqx.filter_jit
