@@ -11,7 +11,6 @@ from experiments.deep_linear.dead_mode import NOISE, dead_mode
 from experiments.equalisation.rounding import predicted_error, rounded, sensitivities
 from experiments.lora.adapters import Adapter, conditioning
 from experiments.lora.study import predicted_changes
-from experiments.rebalancing.stability import sharpness
 from experiments.weak_order.study import order_limit
 from noise_equilibrium.models import deep_linear
 
@@ -119,11 +118,3 @@ def test_the_rates_of_a_dead_mode_are_those_of_its_charges_and_of_the_mean_gradi
             mode.exponent(ratio), np.linalg.eigvalsh([[-decay_w, force], [force, -decay_p]])[-1], rtol=1e-8
         )
         assert abs(mode.exponent(1.0)) < 1e-12 * decay_w
-
-
-@pytest.mark.parametrize("least", [-60.0, -6.0, -1.0, 0.0])
-def test_the_sharpness_is_the_largest_eigenvalue_whatever_the_least(least):
-    values = jnp.concatenate([jnp.array([6.0, least]), jnp.linspace(-1, 3, 40)])
-    problem = ne.Problem(lambda theta, sample: jnp.sum(values * theta**2) / 2 + sample, jnp.zeros(1))
-    for key in jax.random.split(jax.random.key(0), 4):
-        np.testing.assert_allclose(sharpness(problem, jnp.zeros(42), key), 6, rtol=1e-3)

@@ -19,12 +19,14 @@ from experiments.rebalancing.training import moved, train
 CASE: Any = SimpleNamespace(rates=(0.1, 0.2, 0.4), target=0.5, every=10, steps=40)
 
 
-@pytest.mark.parametrize(("eigenvalues", "expected"), [((4.0, 1.0, -2.0), 4.0), ((-5.0, 3.0, 1.0), 3.0)])
-def test_sharpness_is_the_largest_eigenvalue_also_where_a_negative_one_is_larger(eigenvalues, expected):
-    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
-    hessian = jnp.asarray(turn @ np.diag(eigenvalues) @ turn.T)
-    found = sharpness(lambda theta: theta @ hessian @ theta / 2, jnp.ones(3), jax.random.key(0), 200)
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
+@pytest.mark.parametrize("least", [-60.0, -6.0, -1.0, 0.0])
+def test_sharpness_is_the_largest_eigenvalue_also_where_a_negative_one_is_larger(least):
+    values = np.concatenate([[6.0, least], np.linspace(-1, 3, 40)])
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(42, 42)))[0]
+    hessian = jnp.asarray(turn @ np.diag(values) @ turn.T)
+    problem = ne.Problem(lambda theta, sample: theta @ hessian @ theta / 2 + sample, jnp.zeros(1))
+    for key in jax.random.split(jax.random.key(0), 4):
+        np.testing.assert_allclose(sharpness(problem, jnp.ones(42), key), 6, rtol=1e-4)
 
 
 def test_the_largest_rate_of_a_seed_is_that_of_its_last_run_that_trains():
