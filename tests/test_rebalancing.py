@@ -12,7 +12,7 @@ import pytest
 import noise_equilibrium as ne
 from experiments.rebalancing.cases import BATCH, SKEW, Case, skew
 from experiments.rebalancing.joint import charge_flows, equilibrium, families, unit
-from experiments.rebalancing.stability import sharpness
+from experiments.rebalancing.stability import TOLERANCE, sharpness
 from experiments.rebalancing.study import largest, steps_to_target
 from experiments.rebalancing.training import moved, train
 
@@ -26,7 +26,7 @@ def test_sharpness_is_the_largest_eigenvalue_also_where_a_negative_one_is_larger
     hessian = jnp.asarray(turn @ np.diag(values) @ turn.T)
     problem = ne.Problem(lambda theta, sample: theta @ hessian @ theta / 2 + sample, jnp.zeros(1))
     for key in jax.random.split(jax.random.key(0), 4):
-        np.testing.assert_allclose(sharpness(problem, jnp.ones(42), key), 6, rtol=1e-4)
+        np.testing.assert_allclose(sharpness(problem, jnp.ones(42), key), 6, rtol=TOLERANCE)
 
 
 def test_the_largest_rate_of_a_seed_is_that_of_its_last_run_that_trains():

@@ -5,7 +5,7 @@ layer read from its direction with strength w, W_D q_{D−1} = w u, the first wr
 those between pass it on, q_iᵀW_i q_{i−1} = b_i, with B = ∏ b_i; u and v are the singular vectors that the product
 lacks, of value s. With Σ_x = σ_x² I, Σ_ε = σ_ε² I, per unit of time ηt and to first order in w and p:
 
-- The charges of q_{D−1} and q_1 change in every step by η²ĝᵀAĝ, whatever the loss: w shrinks at the rate
+- The charges of q_{D−1} and q_1, Eq. (17), change in every step by η²ĝᵀAĝ, whatever the loss: w shrinks at the rate
   λ_w = 2η E(uᵀr)² E‖h_{D−2}‖², where E(uᵀr)² = σ_ε² + σ_x²s², and p at λ_p = 2ησ_x² E‖(W_D ⋯ W_3)ᵀr‖².
 - The noise of the inner links is of second order: they stay.
 - The loss lets w grow at 2σ_x²sB p, and p at 2σ_x²sB w.
@@ -84,7 +84,14 @@ class DeadMode:
 
 
 def dead_mode(V: np.ndarray, cov_x: np.ndarray, cov_noise: np.ndarray, depth: int) -> DeadMode:
-    """The minimum of a network of that depth and of width d without the last mode of V √Σ_x, and the rates there."""
+    """The minimum of a network of that depth and of width d without the last mode of V √Σ_x, and the rates there.
+
+    Args:
+        V: (d, d), with no two equal singular values of V √Σ_x; not checked.
+        cov_x: Σ_x, (d, d), diagonal and invertible; not checked.
+        cov_noise: Σ_ε, (d, d).
+        depth: D ≥ 3: two layers have no inner links.
+    """
     root = np.linalg.cholesky(cov_x)  # of a diagonal matrix its root
     left, values, right = np.linalg.svd(V @ root)
     kept = (left[:, :-1] * values[:-1]) @ right[:-1] @ np.linalg.inv(root)

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
+from experiments._extrapolate import limit
 from noise_equilibrium import plots
 
 
@@ -85,15 +86,17 @@ def _draw_heatmaps(right: SubFigure, arrays: dict[str, np.ndarray], name: str) -
 
 
 def _draw_exponents(axes: Axes, arrays: dict[str, np.ndarray], name: str, ratios: Sequence[float]) -> None:
-    limits = 2 * arrays[f"dead_{name}_measured"][1] - arrays[f"dead_{name}_measured"][0]  # (ratios, runs, ends)
+    # Together the ends grow or die at one rate; without links each dies at its own, the first layer last.
+    coarse, fine = (
+        np.where(np.asarray(ratios)[:, None] > 0, seen.mean(axis=-1), seen[..., 1])
+        for seen in arrays[f"dead_{name}_measured"]
+    )
+    found = limit(coarse.T, fine.T)
     where, curve = arrays[f"dead_{name}_curve"]
     plots.theory(axes, where, curve, "$\\Lambda$, predicted")
     axes.axhline(0, color="black", lw=0.6)
-    for ratio, runs in zip(ratios, limits, strict=True):
-        values = runs.mean(axis=-1) if ratio else runs[:, 1]  # without links the first layer dies last
-        label = "SGD, $\\eta\\to 0$" if ratio == ratios[0] else None
-        error = values.std(ddof=1) / len(values) ** 0.5
-        axes.errorbar(ratio, values.mean(), 3 * error, fmt=plots.SGD.marker, color=plots.SGD.color, ms=5, label=label)
+    series, label = plots.SGD, "SGD, $\\eta\\to 0$"
+    axes.errorbar(ratios, found.value, 3 * found.error, fmt=series.marker, color=series.color, ms=5, label=label)
     axes.set(xlabel="inner links $B/B^*$", ylabel="exponent / $\\eta$", title=f"{name}: a mode that has died")
     axes.legend(fontsize=7, loc="upper left")
 

@@ -24,7 +24,11 @@ def _hessian_product(problem: ne.Problem, params: PyTree, vector: Array) -> Arra
 
 
 def sharpness(problem: ne.Problem, params: PyTree, key: Array) -> float:
-    """The largest eigenvalue of ∇²L, by ARPACK: far from a minimum one that is negative may be much larger in size."""
+    """The largest eigenvalue of ∇²L, by ARPACK: far from a minimum one that is negative may be much larger in size.
+
+    Raises:
+        ArpackNoConvergence: if it is not found within ten times as many restarts as there are parameters.
+    """
     theta, _ = ne.flatten(params)
 
     def product(vector: np.ndarray) -> np.ndarray:
